@@ -1,0 +1,137 @@
+"""Every field there is, with its default. Other configurations change a few of them."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The defaults; complete, so that a field that is not here is a typing error."""
+    config = ConfigDict()
+    config.seed = 0
+    config.num_epochs = 100
+    # Over all devices together.
+    config.batch_size = 16
+    # auto: pmap on several devices, jit on one. jit on several: a mesh of them.
+    config.parallel = "auto"
+    # Steps between two log lines and TensorBoard points.
+    config.log_every = 20
+    config.data = _data()
+    config.augment = _augment()
+    config.model = _model()
+    config.loss = _loss()
+    config.optim = _optim()
+    config.eval = _eval()
+    return config
+
+
+def _data() -> ConfigDict:
+    data = ConfigDict()
+    # shapes (procedural), folder (images and masks in ROOT), tfds (prepared as ArrayRecord).
+    data.source = "folder"
+    # folder: the data's folder. tfds: the TFDS data_dir, '' for TFDS's own default.
+    data.root = ""
+    # tfds: a dataset's name, or the folder of a prepared one.
+    data.name = ""
+    data.image_key = "image"
+    data.label_key = "segmentation_mask"
+    # Label table: '' for ROOT/classes.json, a built-in name (camvid), a .json file, or JSON itself.
+    data.classes = ""
+    # Folder names, or TFDS splits such as train[:90%].
+    data.splits = ConfigDict({"train": "train", "val": "val", "test": "test"})
+    # One folder without splits is divided by these shares, in an order given by the seed.
+    data.val_fraction = 0.15
+    data.test_fraction = 0.15
+    data.seed = 0
+    # Height and width of what the network is trained on.
+    data.size = (256, 256)
+    # resize: images are stretched to `size`. pad: images keep their pixels; training sees windows of
+    # `size`, evaluation whole images.
+    data.fit = "resize"
+    # shapes: how many images to draw.
+    data.num_train = 2000
+    data.num_val = 200
+    # Train although a class has no pixel in the training split.
+    data.allow_missing_classes = False
+    data.num_threads = 8
+    # Decoded examples are kept in memory if a split takes no more than this.
+    data.cache_gb = 4.0
+    return data
+
+
+def _augment() -> ConfigDict:
+    augment = ConfigDict()
+    # Zoom, drawn log-uniformly; what falls outside the image is void.
+    augment.scale = (0.75, 1.75)
+    augment.flip_horizontal = True
+    augment.flip_vertical = False
+    # Largest change, as a share; hue in turns of the colour circle; 0 is off.
+    augment.brightness = 0.2
+    augment.contrast = 0.2
+    augment.saturation = 0.2
+    augment.hue = 0.02
+    augment.gamma = 0.2
+    return augment
+
+
+def _model() -> ConfigDict:
+    model = ConfigDict()
+    # MobileNetV2's width: 0.35, 0.5, 0.75, 1.0, 1.3 or 1.4.
+    model.width = 1.0
+    model.decoder_channels = (256, 128, 64, 32, 16)
+    # nearest, bilinear, or transpose (the Pix2Pix block).
+    model.upsample = "nearest"
+    # float32 or bfloat16; parameters, batch statistics and losses are float32 either way.
+    model.dtype = "float32"
+    # Of pixels in 0 … 255: ImageNet's.
+    model.mean = (123.675, 116.28, 103.53)
+    model.std = (58.395, 57.12, 57.375)
+    # Neither the encoder's weights nor its batch statistics change.
+    model.freeze_encoder = False
+    return model
+
+
+def _loss() -> ConfigDict:
+    # The weights of a sum.
+    loss = ConfigDict()
+    loss.cross_entropy = 1.0
+    loss.focal = 0.0
+    loss.dice = 0.0
+    loss.lovasz = 0.0
+    # none, or auto: median frequency over class frequency, at most 10; for the first two.
+    loss.class_weights = "none"
+    loss.label_smoothing = 0.0
+    loss.focal_gamma = 2.0
+    return loss
+
+
+def _optim() -> ConfigDict:
+    optim = ConfigDict()
+    # adamw or sgd.
+    optim.name = "adamw"
+    optim.learning_rate = 1e-3
+    # cosine, poly (power 0.9) or constant, after a linear warm-up over this share of the steps.
+    optim.schedule = "cosine"
+    optim.warmup_fraction = 0.05
+    # On convolution kernels only, not on norms and biases.
+    optim.weight_decay = 1e-4
+    # Adam's beta 1, or SGD's Nesterov momentum.
+    optim.momentum = 0.9
+    # Largest global norm of the gradients.
+    optim.grad_clip = 5.0
+    # The encoder's learning rate over the decoder's.
+    optim.encoder_lr_ratio = 1.0
+    # Parts in which a batch goes through the network, to save memory.
+    optim.accumulate = 1
+    # Evaluated and shipped are averages of the weights with this decay; 0: the weights themselves.
+    optim.ema_decay = 0.99
+    return optim
+
+
+def _eval() -> ConfigDict:
+    evaluation = ConfigDict()
+    evaluation.every_epochs = 1
+    evaluation.batch_size = 16
+    # native: scores are counted at the labels' own resolution. input: at data.size.
+    evaluation.resolution = "native"
+    # In TensorBoard and report/predictions.png.
+    evaluation.num_pictures = 4
+    return evaluation

@@ -1,0 +1,95 @@
+"""Checkpoints by Orbax: the latest and the best (by validation mIoU) of a work directory.
+
+A checkpoint is the state, unreplicated, and `progress`: what the loop remembers besides the state, as
+JSON. It holds no code, and can be restored on any number of devices.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from segjax.errors import DataError
+from segjax.state import TrainState
+
+METRIC = "mean_iou"
+
+
+def _score(metrics: dict[str, float] | None) -> float:
+    # Orbax would let NaN evict the true best.
+    value = (metrics or {}).get(METRIC, -1.0)
+    return value if math.isfinite(value) else -1.0
+
+
+class Checkpoints:
+    """The checkpoints of `workdir`/checkpoints; labels are `state.step`, updates done."""
+
+    def __init__(self, workdir: str | Path) -> None:
+        self.folder = Path(workdir).absolute() / "checkpoints"
+        keep = preservation_policy.AnyPreservationPolicy(
+            [
+                preservation_policy.LatestN(1),
+                preservation_policy.BestN(get_metric_fn=_score, n=1),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep, best_fn=_score, best_mode="max"
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest checkpoint's step; None where there is none."""
+        return self._manager.latest_step()
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the highest validation mIoU; None where nothing was ever evaluated."""
+        return self._manager.best_step()
+
+    def save(self, state: TrainState, progress: dict[str, Any], mean_iou: float = -1.0) -> None:
+        """Saves host arrays, in the background; a step that is already there is left as it is.
+
+        mean_iou: of the validation split at this step; -1 if it was not evaluated.
+        """
+        step = int(state.step)
+        if step == self.latest_step:
+            return
+        items = {name: getattr(state, name) for name in state.__dataclass_fields__}
+        arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        saved = self._manager.save(
+            step,
+            args=ocp.args.Composite(**arguments, progress=ocp.args.JsonSave(progress)),
+            metrics={METRIC: _score({METRIC: mean_iou})},
+        )
+        if not saved:
+            raise DataError(
+                f"{self.folder}: step {step} was not saved, a later step {self.latest_step} is "
+                "there; use another --workdir"
+            )
+
+    def restore(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
+        """State and progress of a step; `like` gives structure, shapes and dtypes."""
+        names = list(like.__dataclass_fields__)
+        arguments = {name: _restore_like(getattr(like, name)) for name in names}
+        found = self._manager.restore(
+            step, args=ocp.args.Composite(**arguments, progress=ocp.args.JsonRestore())
+        )
+        return type(like)(**{name: found[name] for name in names}), found["progress"]
+
+    def restore_ema(self, like: dict[str, Any], step: int) -> dict[str, Any]:
+        """Only the averaged variables of a step: what evaluation, prediction and export need."""
+        args = ocp.args.Composite(ema=_restore_like(like))
+        return self._manager.restore(step, args=args)["ema"]
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _restore_like(tree: Any) -> ocp.args.StandardRestore:
+    return ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))

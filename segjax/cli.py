@@ -1,0 +1,84 @@
+"""The command line of every entry point: absl flags, plain errors, quiet libraries.
+
+Nothing here imports JAX, so that `--help` and a mistyped flag answer at once.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import absl.logging
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from segjax.errors import ConfigError, SegjaxError
+
+FLAGS = flags.FLAGS
+INTERRUPTED = 130  # the exit code of a program stopped by Ctrl-C
+
+
+def define_config() -> None:
+    """--config=FILE.py[:VARIANT] and --config.FIELD=VALUE."""
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Configuration file, with a variant if it has any: configs/camvid.py:cpu. "
+        "--config.FIELD=VALUE changes a field.",
+        lock_config=True,
+    )
+
+
+def config() -> ConfigDict:
+    """The configuration that --config names; ConfigError without one."""
+    if FLAGS.config is None:
+        raise ConfigError("--config is missing; try --config configs/quickstart.py")
+    return FLAGS.config
+
+
+def config_name() -> str:
+    """'camvid-cpu' for --config configs/camvid.py:cpu."""
+    filename = config_flags.get_config_filename(FLAGS["config"])
+    path, _, variant = filename.partition(":")
+    return "-".join(filter(None, (Path(path).stem, variant)))
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Parses flags; every mistake ends in one line that says what to change."""
+    try:
+        rest = FLAGS(list(argv))
+    except flags.Error as error:
+        message = str(error)
+    except (AttributeError, KeyError) as error:  # ml_collections, for a field that does not exist
+        message = f"--config: {error.args[0] if error.args else error}"
+    except (TypeError, ValueError) as error:
+        message = f"--config: {error}"
+    except (OSError, SegjaxError) as error:
+        message = f"--config: {error}"
+    else:
+        if len(rest) == 1:
+            return rest
+        message = f"unexpected argument {rest[1]!r}; flags are written --name=value"
+    sys.exit(f"Error: {message}\nSee --help.")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses flags and runs `main`; errors of the user's making print without a traceback."""
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("segjax").setLevel(logging.INFO)
+    # Without this JAX prints a traceback of its own where the CUDA plugin finds no GPU.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+    def wrapped(_: Sequence[str]) -> None:
+        absl.logging.set_verbosity(absl.logging.WARNING)
+        try:
+            main()
+        except SegjaxError as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+
+    app.run(wrapped, flags_parser=_parse)

@@ -1,0 +1,229 @@
+"""The label contract, verified over every example before the first step.
+
+python -m segjax.data.check --config=CONFIG prints the class frequencies, or what is wrong.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from segjax import cli
+from segjax.data.datasets import BINARY_HINT, VOID, LabelTable
+from segjax.data.sources import Source, build_source, has_split
+from segjax.errors import DataError
+
+MOST_PROBLEMS = 20
+
+
+@dataclass
+class Report:
+    """What `check` counted, by split.
+
+    pixel_counts: int64 [C]; void_counts: pixels; max_size: the largest (height, width).
+    """
+
+    table: LabelTable
+    num_images: dict[str, int] = field(default_factory=dict)
+    pixel_counts: dict[str, np.ndarray] = field(default_factory=dict)
+    void_counts: dict[str, int] = field(default_factory=dict)
+    max_size: dict[str, tuple[int, int]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+class _Seen(NamedTuple):
+    counts: np.ndarray  # int64 [256], pixels per class id
+    size: tuple[int, int]
+    digest: bytes
+
+
+def check(
+    config: ConfigDict,
+    *,
+    splits: Sequence[str] = ("train", "val", "test"),
+    cache: Path | None = None,
+) -> Report:
+    """Decode and count every example of `config`, the data section.
+
+    Raises one DataError that lists up to 20 problems. With `cache`, a file, nothing is decoded
+    again while the files and the configuration stay as they were.
+    """
+    sources, problems = _open(config, splits)
+    fingerprint = _fingerprint(config, sources)
+    report = None if problems else _read_cache(cache, fingerprint)
+    if report is None:
+        report = _count(sources, problems)
+        _write_cache(cache, fingerprint, report)
+    _judge_missing_classes(report, config.allow_missing_classes)
+    return report
+
+
+def format_report(report: Report) -> str:
+    """A table of class, raw value, pixels per split and share of the first split's pixels."""
+    counts = report.pixel_counts
+    splits = list(counts)
+    labelled = max(1, int(counts[splits[0]].sum()))
+    rows = [["class", "raw", *splits, f"share of {splits[0]}"]]
+    for i, name in enumerate(report.table.names):
+        pixels = [f"{counts[split][i]:,}" for split in splits]
+        share = f"{100 * counts[splits[0]][i] / labelled:.2f} %"
+        rows.append([name, report.table.raw(i), *pixels, share])
+    void = [f"{report.void_counts[split]:,}" for split in splits]
+    rows.append(["(void)", report.table.raw(VOID), *void, ""])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        for row in rows
+    ]
+    for split in splits:
+        height, width = report.max_size[split]
+        lines.append(f"{split}: {report.num_images[split]} images of up to {height}×{width}")
+    return "\n".join(lines + [f"warning: {warning}" for warning in report.warnings])
+
+
+def _open(config: ConfigDict, splits: Sequence[str]) -> tuple[dict[str, Source], list[str]]:
+    sources, problems = {}, []
+    for split in splits:
+        try:
+            if split == "test" and not has_split(config, split):
+                continue
+            source = build_source(config, split)
+            if len(source):
+                sources[split] = source
+            else:
+                problems.append(f"split {split!r} is empty; change config.data.splits.{split}")
+        except DataError as error:
+            problems.append(str(error))
+    return sources, list(dict.fromkeys(problems))  # a missing folder fails every split alike
+
+
+def _count(sources: dict[str, Source], problems: list[str]) -> Report:
+    if not sources:
+        _raise(problems)
+    report = Report(next(iter(sources.values())).table)
+    first_seen: dict[bytes, tuple[str, str]] = {}
+    for split, source in sources.items():
+        counts, sizes, blank = np.zeros(256, np.int64), [], []
+        for name, seen in _inspect_all(split, source):
+            if len(problems) >= MOST_PROBLEMS:
+                _raise(problems)
+            if isinstance(seen, str):
+                problems.append(seen)
+                continue
+            counts += seen.counts
+            sizes.append(seen.size)
+            if seen.counts[VOID] == seen.counts.sum():
+                blank.append(name)
+            other_split, other = first_seen.setdefault(seen.digest, (split, name))
+            if other_split != split:
+                problems.append(
+                    f"{name} ({split}) has the same pixels as {other} ({other_split}); "
+                    "remove one of them, for splits must not share images"
+                )
+        if blank:
+            report.warnings.append(
+                f"{split}: {len(blank)} labels are void throughout, such as {', '.join(blank[:3])}"
+            )
+        report.num_images[split] = len(source)
+        report.pixel_counts[split] = counts[: len(report.table.names)]
+        report.void_counts[split] = int(counts[VOID])
+        report.max_size[split] = tuple(np.max(sizes, axis=0).tolist()) if sizes else (0, 0)
+    if problems:
+        _raise(problems)
+    return report
+
+
+def _inspect_all(split: str, source: Source) -> Iterator[tuple[str, _Seen | str]]:
+    def inspect(index: int) -> tuple[str, _Seen | str]:
+        name = source.name(index)
+        try:
+            image, label = source[index]["image"], source[index]["label"]
+        except DataError as error:
+            return name, str(error)
+        digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
+        return name, _Seen(np.bincount(label.ravel(), minlength=256), label.shape, digest)
+
+    # disable=None: no progress bar unless stderr is a terminal.
+    with ThreadPoolExecutor() as pool, tqdm(desc=split, total=len(source), disable=None) as bar:
+        for result in pool.map(inspect, range(len(source))):
+            bar.update()
+            yield result
+
+
+def _judge_missing_classes(report: Report, allowed: bool) -> None:
+    if "train" not in report.pixel_counts:
+        return
+    names = report.table.names
+    missing = np.flatnonzero(report.pixel_counts["train"] == 0).tolist()
+    if not missing:
+        return
+    listed = ", ".join(f"{names[i]!r} (raw value {report.table.raw(i)})" for i in missing)
+    problem = f"no pixel in training of class {listed}"
+    if allowed:
+        report.warnings.append(problem)
+        return
+    remedy = "correct the label table, or set config.data.allow_missing_classes=True"
+    if len(names) == 2 and 255 in report.table.void and report.void_counts["train"]:
+        remedy = (
+            f"{report.void_counts['train']} pixels are void (255): {BINARY_HINT}; else {remedy}"
+        )
+    raise DataError(f"{problem}; {remedy}")
+
+
+def _raise(problems: list[str]) -> NoReturn:
+    shown = "\n".join(f"- {problem}" for problem in problems[:MOST_PROBLEMS])
+    more = "\n- … stopped here; there may be more" if len(problems) >= MOST_PROBLEMS else ""
+    raise DataError(f"problems in the data:\n{shown}{more}")
+
+
+def _fingerprint(config: ConfigDict, sources: dict[str, Source]) -> str:
+    tables = [source.table.to_json() for source in sources.values()]
+    files = []
+    for source in sources.values():
+        for path in source.files() if hasattr(source, "files") else []:  # shapes have no files
+            status = os.stat(path)
+            files.append((str(path), status.st_size, status.st_mtime_ns))
+    content = json.dumps([config.to_json_best_effort(), tables, files])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _read_cache(cache: Path | None, fingerprint: str) -> Report | None:
+    if not (cache and cache.is_file()):
+        return None
+    saved = json.loads(cache.read_text(encoding="utf-8"))
+    if saved.pop("fingerprint") != fingerprint:
+        return None
+    saved["table"] = LabelTable.from_json(saved["table"])
+    saved["pixel_counts"] = {k: np.array(v) for k, v in saved["pixel_counts"].items()}
+    saved["max_size"] = {k: tuple(v) for k, v in saved["max_size"].items()}
+    return Report(**saved)
+
+
+def _write_cache(cache: Path | None, fingerprint: str, report: Report) -> None:
+    if not cache:
+        return
+    table = report.table.to_json()
+    counts = {split: pixels.tolist() for split, pixels in report.pixel_counts.items()}
+    saved = vars(report) | {"fingerprint": fingerprint, "table": table, "pixel_counts": counts}
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    half_written = cache.with_suffix(".tmp")
+    half_written.write_text(json.dumps(saved), encoding="utf-8")
+    half_written.replace(cache)  # so that an interrupted run leaves no broken cache
+
+
+def main() -> None:
+    """Check the data of `--config` and print the class frequencies."""
+    print(format_report(check(cli.config().data)))
+
+
+if __name__ == "__main__":
+    cli.define_config()
+    cli.run(main)

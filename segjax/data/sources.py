@@ -1,0 +1,214 @@
+"""Random access to (image, label): folders of files, TFDS, procedural shapes."""
+
+import hashlib
+import unicodedata
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ml_collections import ConfigDict
+
+from segjax.data.datasets import LabelTable, load_table
+from segjax.data.decode import Example, decode_example
+from segjax.errors import ConfigError, DataError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+LAYOUT = "expected ROOT/{train,val,test}/{images,masks}/NAME.* or ROOT/{images,masks}/NAME.*"
+
+
+class Source(Protocol):
+    """A split, by index. `name` says which file or record an example is."""
+
+    table: LabelTable
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Example: ...
+    def name(self, index: int) -> str: ...
+
+
+def build_source(config: ConfigDict, split: str) -> Source:
+    """The source of `split` (train, val or test) that `config`, the data section, asks for."""
+    match config.source:
+        case "shapes":
+            from segjax.data import shapes
+
+            count = config.num_train if split == "train" else config.num_val
+            return shapes.ShapesSource(
+                split=split, num_images=count, size=config.size, seed=config.seed
+            )
+        case "folder":
+            pairs = folder_pairs(config, split)
+            return FolderSource(load_table(config.classes, config.root), pairs)
+        case "tfds":
+            return TfdsSource(config, split)
+    raise ConfigError(f"config.data.source = {config.source!r}: choose shapes, folder or tfds")
+
+
+def has_split(config: ConfigDict, split: str) -> bool:
+    """Whether the data have this split; only `test` may be missing."""
+    if config.source == "folder":
+        if _has_split_folders(config):
+            return bool(config.splits[split]) and _split_folder(config, split).is_dir()
+        return split == "train" or config[f"{split}_fraction"] > 0
+    if config.source == "tfds":
+        parts = [part.partition("[")[0] for part in config.splits[split].split("+")]
+        return all(part in tfds_builder(config.name, config.root).info.splits for part in parts)
+    return True
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Image and mask files, paired."""
+
+    table: LabelTable
+    pairs: tuple[tuple[Path, Path], ...]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Example:
+        image, mask = self.pairs[index]
+        try:
+            contents = image.read_bytes(), mask.read_bytes()
+        except OSError as error:
+            raise DataError(f"{error}; make {image} and {mask} readable or remove both") from error
+        return decode_example(*contents, self.table, str(image), str(mask))
+
+    def name(self, index: int) -> str:
+        return str(self.pairs[index][0])
+
+    def files(self) -> list[Path]:
+        return [path for pair in self.pairs for path in pair]
+
+
+class TfdsSource:
+    """A split of a dataset that TFDS has prepared as ArrayRecord."""
+
+    def __init__(self, config: ConfigDict, split: str) -> None:
+        import tensorflow_datasets as tfds  # slow to import, and only needed here
+
+        self.table = load_table(config.classes, config.root)
+        self.keys = (config.image_key, config.label_key)
+        self.builder = tfds_builder(config.name, config.root)
+        self.split = config.splits[split]
+        features = list(self.builder.info.features)
+        for option, key in zip(("image_key", "label_key"), self.keys, strict=True):
+            if key not in features:
+                raise ConfigError(f"config.data.{option} = {key!r}: the dataset has {features}")
+        # TFDS would turn a palette mask into colours and ignore EXIF, so files are decoded here.
+        as_they_are = dict.fromkeys(self.keys, tfds.decode.SkipDecoding())
+        try:
+            self.records = self.builder.as_data_source(self.split, decoders=as_they_are)
+        except NotImplementedError as error:
+            raise DataError(
+                f"{self.builder.data_dir}: not stored as ArrayRecord, which random access needs; "
+                "prepare it again, elsewhere, with file_format=array_record"
+            ) from error
+        except ValueError as error:
+            raise ConfigError(f"config.data.splits.{split} = {self.split!r}: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Example:
+        record, name = self.records[index], self.name(index)
+        return decode_example(*(record[key] for key in self.keys), self.table, name, name)
+
+    def name(self, index: int) -> str:
+        return f"{self.builder.name}/{self.split}[{index}]"
+
+    def files(self) -> list[Path]:
+        return sorted(path for path in Path(self.builder.data_dir).iterdir() if path.is_file())
+
+
+def tfds_builder(name: str, root: str) -> Any:
+    """The TFDS builder of a prepared dataset: a builder's name below `root`, or a directory.
+
+    `root` '' is TFDS's own data directory. Never uses the network; DataError if nothing is there.
+    """
+    import tensorflow_datasets as tfds
+
+    if (Path(name).expanduser() / "features.json").is_file():
+        return tfds.builder_from_directory(Path(name).expanduser())
+    data_dir = Path(root or tfds.core.constants.DATA_DIR).expanduser()
+    try:
+        return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
+    except ValueError as error:
+        make = f"tfds build {name} --file_format=array_record --data_dir={data_dir}"
+        if name == "camvid":
+            make = f"python -m segjax.data.prepare camvid --source DIR --data_dir {data_dir}"
+        raise DataError(
+            f"config.data.name = {name!r}: no dataset prepared by TFDS below {data_dir}; "
+            f"prepare it once with `{make}`, or set config.data.root to the folder that holds it"
+        ) from error
+
+
+def folder_pairs(config: ConfigDict, split: str) -> tuple[tuple[Path, Path], ...]:
+    """Image and mask paths of a split; DataError for a missing partner, folder or split.
+
+    Where ROOT/{images,masks} is not split into folders, each name's hash with the seed decides.
+    """
+    if _has_split_folders(config):
+        return tuple(pair_files(_split_folder(config, split)))
+    pairs = pair_files(Path(config.root).expanduser())
+    # A hash, unlike a shuffle, depends on neither NumPy's version nor the other files.
+    draw = {
+        image: hashlib.sha256(f"{config.seed}/{image.stem}".encode()).digest() for image, _ in pairs
+    }
+    pairs = sorted(pairs, key=lambda pair: draw[pair[0]])
+    val, test = (
+        max(1, round(len(pairs) * fraction)) if fraction > 0 else 0
+        for fraction in (config.val_fraction, config.test_fraction)
+    )
+    parts = {"val": pairs[:val], "test": pairs[val : val + test], "train": pairs[val + test :]}
+    if not parts[split]:
+        raise DataError(
+            f"{config.root}: split {split!r} is empty: {len(pairs)} images with val_fraction = "
+            f"{config.val_fraction} and test_fraction = {config.test_fraction}; change these"
+        )
+    return tuple(sorted(parts[split]))
+
+
+def pair_files(folder: Path) -> list[tuple[Path, Path]]:
+    """FOLDER/images/NAME.* with FOLDER/masks/NAME.*, sorted; DataError names whatever is alone."""
+    images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
+    alone = [f"{images[s]} has no mask" for s in sorted(images.keys() - masks.keys())]
+    alone += [f"{masks[s]} has no image" for s in sorted(masks.keys() - images.keys())]
+    if alone:
+        shown = "\n  ".join(alone[:20])
+        raise DataError(
+            f"{folder}: {len(alone)} files without a partner; image and mask must share the name "
+            f"up to the suffix, so add or remove:\n  {shown}"
+        )
+    return [(images[stem], masks[stem]) for stem in sorted(images)]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; {LAYOUT}")
+    found = defaultdict(list)
+    for path in sorted(folder.iterdir()):
+        is_image = path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        if is_image and path.is_file():
+            # One name may be spelled in two Unicode forms, as when a Mac wrote one of the folders.
+            found[unicodedata.normalize("NFC", path.stem)].append(path)
+    if not found:
+        raise DataError(
+            f"{folder}: holds no file ending in {', '.join(sorted(SUFFIXES))}; {LAYOUT}"
+        )
+    twice = [f"{stem} ({', '.join(p.name for p in ps)})" for stem, ps in found.items() if ps[1:]]
+    if twice:
+        raise DataError(f"{folder}: one name, several files; keep one of each: {twice[:20]}")
+    return {stem: paths[0] for stem, paths in found.items()}
+
+
+def _has_split_folders(config: ConfigDict) -> bool:
+    root = Path(config.root).expanduser()
+    if not config.root or not root.is_dir():
+        raise DataError(f"config.data.root = {config.root!r}: no such folder; {LAYOUT}")
+    return _split_folder(config, "train").is_dir() or not (root / "images").is_dir()
+
+
+def _split_folder(config: ConfigDict, split: str) -> Path:
+    return Path(config.root).expanduser() / config.splits[split]

@@ -1,0 +1,100 @@
+"""The one evaluator: validation while training, `segjax.evaluate` and experiments all call it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segjax import iou, pictures, report
+from segjax.data.datasets import LabelTable
+from segjax.data.pipeline import Fitted, eval_batches
+from segjax.parallel import Parallel
+
+RESOLUTIONS = ("native", "input")
+
+
+@dataclass
+class Evaluation:
+    """What one split gave.
+
+    confusion: int64 [C, C]; loss: mean over labelled pixels; pictures: image uint8 [H, W, 3], label
+    and prediction uint8 [h, w] of a few examples spread over the split.
+    """
+
+    confusion: np.ndarray
+    loss: float
+    num_images: int
+    pictures: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """See `iou.metrics`."""
+        return iou.metrics(self.confusion)
+
+
+def _picture(batch: dict[str, np.ndarray], prediction: np.ndarray, row: int) -> tuple:
+    height, width = batch["size"][row]
+    image, label = batch["image"][row], batch["label"][row]
+    if image.shape[:2] == label.shape:
+        image = image[:height, :width]
+    return image, label[:height, :width], prediction[row][:height, :width]
+
+
+def evaluate(
+    variables: Any,
+    examples: Fitted,
+    *,
+    step: Any,
+    devices: Parallel,
+    batch_size: int,
+    num_pictures: int = 0,
+) -> Evaluation:
+    """Scores every example of a split once.
+
+    Args:
+      variables: params and batch_stats, on the devices.
+      step: `steps.eval_step`, compiled by `devices`.
+      batch_size: rounded up to a multiple of the number of devices.
+    """
+    count = len(devices.devices)
+    batch_size = -(-min(batch_size, len(examples)) // count) * count
+    wanted = set(np.linspace(0, len(examples) - 1, num_pictures).astype(int).tolist())
+    confusion, loss, weight, pictures = 0, 0.0, 0, []
+    for start, batch in zip(
+        range(0, len(examples), batch_size), eval_batches(examples, batch_size), strict=True
+    ):
+        out = step(variables, devices.shard(batch))
+        prediction = out.pop("prediction")
+        out = devices.unreplicate(out)
+        confusion = confusion + out["confusion"].astype(np.int64)
+        loss += float(out["loss"]) * int(out["weight"])
+        weight += int(out["weight"])
+        rows = [i - start for i in sorted(wanted) if start <= i < start + batch_size]
+        if rows:
+            prediction = devices.unshard(prediction)
+            pictures += [_picture(batch, prediction, row) for row in rows]
+    return Evaluation(confusion, loss / max(weight, 1), len(examples), pictures)
+
+
+def write_split(
+    folder: Path, split: str, result: Evaluation, table: LabelTable, step: int, resolution: str
+) -> dict[str, Any]:
+    """Writes report/<split>.json, its confusion matrix and predictions; returns the report."""
+    content = report.split_report(
+        result.confusion, table.names, result.loss, result.num_images, step, resolution
+    )
+    folder = folder / "report"
+    report.write_json(folder / f"{split}.json", content)
+    # The pictures of the validation split keep the plain names.
+    prefix = "" if split == "val" else f"{split}_"
+    pictures.confusion_picture(result.confusion, table.names, folder / f"{prefix}confusion.png")
+    if result.pictures:
+        pictures.save_predictions(
+            folder / f"{prefix}predictions.png",
+            *zip(*result.pictures, strict=True),
+            table.palette,
+            table.names,
+            f"{split}, step {step}: mIoU {content['mean_iou']:.3f}",
+        )
+    return content

@@ -1,0 +1,29 @@
+"""Trains, or resumes, the run of a work directory.
+
+  python -m segjax.main --config configs/quickstart.py
+  python -m segjax.main --config configs/camvid.py:cpu --config.data.root=DIR --workdir runs/camvid
+
+A work directory that holds a checkpoint of the same configuration is resumed from it.
+"""
+
+from absl import flags
+
+from segjax import cli
+
+cli.define_config()
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where checkpoints, summaries and reports go; runs/<config name> by default."
+)
+
+
+def main() -> None:
+    """Hands the configuration and the work directory to the training loop."""
+    config = cli.config()
+    workdir = _WORKDIR.value or f"runs/{cli.config_name()}"
+    from segjax import train  # late: JAX takes seconds to import, --help should not
+
+    train.train_and_evaluate(config, workdir)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,86 @@
+"""MobileNetV2 as an encoder: features at strides 2, 4, 8, 16 and 32.
+
+Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, table 2.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from segjax.models.layers import ConvNormAct
+
+# (expansion, channels, repeats, stride of the first): table 2 of the paper.
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channels times width, rounded to a multiple of 8, never down by more than 10 %."""
+    rounded = max(8, int(channels * width + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * channels * width else rounded + 8
+
+
+class InvertedResidual(nn.Module):
+    """Expand by a 1×1, filter depthwise by a 3×3, project linearly by a 1×1; add if shapes allow."""
+
+    features: int
+    stride: int
+    expansion: int
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        shared = dict(axis_name=self.axis_name, dtype=self.dtype)
+        hidden = x.shape[-1] * self.expansion
+        y = x
+        if self.expansion > 1:
+            y = ConvNormAct(hidden, 1, act=nn.relu6, name="expand", **shared)(y, train)
+        y = ConvNormAct(
+            hidden, 3, self.stride, depthwise=True, act=nn.relu6, name="depthwise", **shared
+        )(y, train)
+        y = ConvNormAct(self.features, 1, act=lambda a: a, name="project", **shared)(y, train)
+        return x + y if x.shape == y.shape else y
+
+
+class MobileNetV2(nn.Module):
+    """Images [B, H, W, 3], H and W multiples of 32, to five features [B, H/s, W/s, C].
+
+    The features are those of strides s = 2, 4, 8, 16, 32; at width 1.0 they have 16, 24, 32, 96 and
+    1280 channels, and the whole has 2,223,872 parameters.
+    """
+
+    width: float = 1.0
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
+        shared = dict(axis_name=self.axis_name, dtype=self.dtype)
+        stem = ConvNormAct(scaled(32, self.width), 3, 2, act=nn.relu6, name="stem", **shared)
+        x = stem(x, train)
+        features = []
+        for stage, (expansion, channels, repeats, first_stride) in enumerate(STAGES):
+            if first_stride == 2:
+                features.append(x)
+            for block in range(repeats):
+                x = InvertedResidual(
+                    scaled(channels, self.width),
+                    first_stride if block == 0 else 1,
+                    expansion,
+                    name=f"stage{stage}_block{block}",
+                    **shared,
+                )(x, train)
+        # Narrow networks keep 1280 channels here (paper, section 4.1).
+        last = ConvNormAct(scaled(1280, max(1.0, self.width)), 1, act=nn.relu6, name="last", **shared)
+        return [*features, last(x, train)]

@@ -1,0 +1,73 @@
+"""`config.optim` to an optax transformation and its learning-rate schedule."""
+
+from typing import Any
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from segjax.errors import ConfigError
+
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("cosine", "poly", "constant")
+
+
+def build_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
+    """Linear warm-up from 0, then cosine or polynomial (power 0.9) decay to 0, or constant."""
+    if config.schedule not in SCHEDULES:
+        raise ConfigError(
+            f"config.optim.schedule is {config.schedule!r}; choose one of {SCHEDULES}"
+        )
+    warmup = int(config.warmup_fraction * total_steps)
+    decay_steps = max(1, total_steps - warmup)
+    peak = config.learning_rate
+    after = {
+        "cosine": optax.cosine_decay_schedule(peak, decay_steps),
+        "poly": optax.polynomial_schedule(peak, 0.0, 0.9, decay_steps),
+        "constant": optax.constant_schedule(peak),
+    }[config.schedule]
+    if warmup == 0:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def is_decayed(params: Any) -> Any:
+    """True for convolution kernels, False for norms and biases, which are not decayed."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def is_encoder(params: Any) -> Any:
+    """True for every parameter of the encoder."""
+    return {name: jax.tree.map(lambda _: name == "encoder", tree) for name, tree in params.items()}
+
+
+def build(
+    config: ConfigDict, total_steps: int, freeze_encoder: bool = False
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Clipping, AdamW or SGD with Nesterov momentum, and the encoder's share of the learning rate.
+
+    Weight decay is decoupled and scaled by the learning rate for both optimisers.
+    """
+    if config.name not in OPTIMIZERS:
+        raise ConfigError(f"config.optim.name is {config.name!r}; choose one of {OPTIMIZERS}")
+    for field in ("learning_rate", "grad_clip"):
+        if config[field] <= 0:
+            raise ConfigError(f"config.optim.{field} is {config[field]}; it must be above 0")
+    if not 0 <= config.warmup_fraction < 1:
+        raise ConfigError(
+            f"config.optim.warmup_fraction is {config.warmup_fraction}; it must be in [0, 1)"
+        )
+    schedule = build_schedule(config, total_steps)
+    if config.name == "adamw":
+        direction = optax.scale_by_adam(b1=config.momentum)
+    else:
+        direction = optax.trace(config.momentum, nesterov=True)
+    encoder_ratio = 0.0 if freeze_encoder else config.encoder_lr_ratio
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.grad_clip),
+        direction,
+        optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
+        optax.scale_by_learning_rate(schedule),
+        optax.masked(optax.scale(encoder_ratio), is_encoder),
+    )
+    return optimizer, schedule

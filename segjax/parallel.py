@@ -1,0 +1,103 @@
+"""The only file that names devices: one step function, run by jit over a mesh or by pmap.
+
+Under `jit` the batch is sharded over a one-dimensional mesh of all devices and the step sees the
+global batch. Under `pmap` every device sees its share and sums are taken over `axis_name`.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from flax import jax_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from segjax.errors import ConfigError
+
+AXIS = "batch"
+MODES = ("auto", "jit", "pmap")
+
+
+def psum(tree: Any, axis_name: str | None) -> Any:
+    """Sum over devices; the identity where `axis_name` is None."""
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def global_sum(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """The sum over devices, with the gradient of this device's share alone.
+
+    A loss made of such sums has the right value on every device, and its gradients add up to the
+    gradient of the global loss under one `psum`. (The gradient of `psum` itself would count every
+    device's share once per device.)
+    """
+    return x if axis_name is None else x + jax.lax.stop_gradient(psum(x, axis_name) - x)
+
+
+class Parallel:
+    """How steps are compiled and arrays are placed: `auto` is pmap if there are several devices."""
+
+    def __init__(self, mode: str = "auto", devices: list[jax.Device] | None = None) -> None:
+        if mode not in MODES:
+            raise ConfigError(f"config.parallel is {mode!r}; choose one of {MODES}")
+        self.devices = devices or jax.devices()
+        if mode == "auto":
+            mode = "pmap" if len(self.devices) > 1 else "jit"
+        self.mode = mode
+        self.axis_name = AXIS if mode == "pmap" else None
+        mesh = jax.make_mesh(
+            (len(self.devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices
+        )
+        self._replicated = NamedSharding(mesh, PartitionSpec())
+        self._sharded = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raises ConfigError where the devices cannot share a batch evenly."""
+        if batch_size < 1 or batch_size % len(self.devices):
+            raise ConfigError(
+                f"config.batch_size is {batch_size}; it must be a positive multiple of the "
+                f"{len(self.devices)} devices"
+            )
+
+    def compile(self, step: Callable, donate_state: bool = False) -> Callable:
+        """`step(state, batch)`, compiled; with `donate_state` the old state's memory is reused."""
+        donate = (0,) if donate_state else ()
+        if self.mode == "pmap":
+            return jax.pmap(step, AXIS, devices=self.devices, donate_argnums=donate)
+        return jax.jit(step, donate_argnums=donate)
+
+    def replicate(self, tree: Any) -> Any:
+        """Host tree to a copy on every device."""
+        if self.mode == "pmap":
+            return jax_utils.replicate(tree, self.devices)
+        return jax.device_put(tree, self._replicated)
+
+    def unreplicate(self, tree: Any) -> Any:
+        """One copy, as host arrays."""
+        return jax.device_get(jax_utils.unreplicate(tree) if self.mode == "pmap" else tree)
+
+    def shard(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Splits the leading axis over the devices."""
+        if self.mode == "jit":
+            return jax.device_put(batch, self._sharded)
+        count = len(self.devices)
+        split = {k: v.reshape(count, -1, *v.shape[1:]) for k, v in batch.items()}
+        shards = [{k: v[i] for k, v in split.items()} for i in range(count)]
+        return jax.tree.map(lambda *x: jax.device_put_sharded(x, self.devices), *shards)
+
+    def unshard(self, x: jax.Array) -> np.ndarray:
+        """A step's output with a leading batch axis, as one host array."""
+        x = jax.device_get(x)
+        return x.reshape(-1, *x.shape[2:]) if self.mode == "pmap" else x
+
+    def prefetch(self, batches: Iterable[dict[str, np.ndarray]], size: int = 2) -> Iterator:
+        """Places batches on the devices `size` ahead, while the step before them still runs."""
+        queue: deque = deque()
+        batches = iter(batches)
+        for batch in itertools.islice(batches, size):
+            queue.append(self.shard(batch))
+        while queue:
+            yield queue.popleft()
+            for batch in itertools.islice(batches, 1):
+                queue.append(self.shard(batch))

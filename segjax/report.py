@@ -1,0 +1,83 @@
+"""The scores of a split, as JSON and as a table for the terminal."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segjax import iou
+
+def split_report(
+    confusion: np.ndarray,
+    names: Sequence[str],
+    loss: float,
+    num_images: int,
+    checkpoint_step: int,
+    resolution: str,
+) -> dict[str, Any]:
+    """Collects the scores of one split.
+
+    Args:
+      confusion: int64 [C, C] of the whole split, see `iou.confusion_matrix`.
+      loss: mean over the split's labelled pixels.
+      checkpoint_step: the step of the evaluated parameters.
+      resolution: at which size the pixels were counted, for example "native" or "360x480".
+
+    Returns:
+      The report; NaN where a score is undefined. `write_json` writes NaN as null.
+    """
+    scores = iou.metrics(confusion)
+    pixels = np.asarray(confusion).sum(axis=1)
+    return {
+        **{k: scores[k] for k in ("mean_iou", "pixel_accuracy", "mean_accuracy", "mean_dice")},
+        "loss": float(loss),
+        "num_images": int(num_images),
+        "resolution": resolution,
+        "per_class": {
+            name: {k: float(scores[k][i]) for k in ("iou", "accuracy", "dice")}
+            | {"pixels": int(pixels[i])}
+            for i, name in enumerate(names)
+        },
+        "checkpoint_step": int(checkpoint_step),
+    }
+
+
+def write_json(path: str | Path, content: dict[str, Any]) -> None:
+    """Writes JSON in one step, so that no reader sees half a file; NaN and infinity become null."""
+    path = make_parent(path)
+    content = json.loads(json.dumps(content), parse_constant=lambda constant: None)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    os.replace(temporary, path)
+
+
+def format_table(report: dict[str, Any]) -> str:
+    """Lays a report of `split_report` out for the terminal: a row per class, then the means."""
+    classes = report["per_class"]
+    total = max(1, sum(row["pixels"] for row in classes.values()))
+    cells = [(r["iou"], r["accuracy"], r["dice"], r["pixels"] / total) for r in classes.values()]
+    cells.append((report["mean_iou"], report["mean_accuracy"], report["mean_dice"], 1.0))
+    names = [*classes, "mean"]
+    width = max(5, *map(len, names))
+    header = f"{'class':<{width}}     IoU  accuracy    Dice   pixels"
+    lines = [
+        f"{name:<{width}}  {score:6.3f}  {accuracy:8.3f}  {dice:6.3f}  {share:7.2%}"
+        for name, (score, accuracy, dice, share) in zip(names, cells, strict=True)
+    ]
+    summary = (
+        f"pixel accuracy {report['pixel_accuracy']:.3f}, loss {report['loss']:.4f}, "
+        f"{report['num_images']} images, resolution {report['resolution']}, "
+        f"step {report['checkpoint_step']}"
+    )
+    rule = "-" * len(header)
+    return "\n".join([header, rule, *lines[:-1], rule, lines[-1], summary])
+
+
+def make_parent(path: str | Path) -> Path:
+    """The path, its folder made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

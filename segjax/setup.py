@@ -1,0 +1,102 @@
+"""From a configuration to the functions that training and evaluation run."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from segjax import losses, models, optim, steps
+from segjax.data import augment, check, pipeline, sources
+from segjax.errors import ConfigError
+from segjax.evaluator import RESOLUTIONS
+from segjax.parallel import Parallel
+
+
+class Functions(NamedTuple):
+    """What `build` makes; the steps are compiled, and take state or variables from the devices."""
+
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    train_step: Callable
+    eval_step: Callable
+
+
+def _require(condition: bool, field: str, value: object, needed: str) -> None:
+    if not condition:
+        raise ConfigError(f"config.{field} is {value!r}; it must be {needed}")
+
+
+def validate(config: ConfigDict, devices: Parallel) -> None:
+    """Raises ConfigError for what no run can be made of, before any data are read."""
+    devices.check_batch_size(config.batch_size)
+    share = config.batch_size // len(devices.devices)
+    k, decay = config.optim.accumulate, config.optim.ema_decay
+    _require(k >= 1 and share % k == 0, "optim.accumulate", k, f"a divisor of {share}, a device's "
+             "share of the batch")  # fmt: skip
+    _require(0 <= decay < 1, "optim.ema_decay", decay, "in [0, 1)")
+    for field in ("num_epochs", "log_every"):
+        _require(config[field] >= 1, field, config[field], "at least 1")
+    for field in ("every_epochs", "batch_size"):
+        _require(config.eval[field] >= 1, f"eval.{field}", config.eval[field], "at least 1")
+    resolution = config.eval.resolution
+    _require(resolution in RESOLUTIONS, "eval.resolution", resolution, f"one of {RESOLUTIONS}")
+    size = tuple(config.data.size)
+    _require(len(size) == 2 and min(size) >= 1, "data.size", size, "height and width")
+    fit = config.data.fit
+    _require(fit in pipeline.FITS, "data.fit", fit, f"one of {pipeline.FITS}")
+    augment.check(config.augment)
+    build(config, devices, num_classes=2, pixel_counts=np.ones(2), total_steps=100)
+
+
+def build(
+    config: ConfigDict,
+    devices: Parallel,
+    num_classes: int,
+    pixel_counts: np.ndarray,
+    total_steps: int,
+) -> Functions:
+    """Model, optimiser, and the steps with everything but state and batch bound to them."""
+    axis_name = devices.axis_name
+    model = models.build(config.model, num_classes, axis_name)
+    optimizer, schedule = optim.build(config.optim, total_steps, config.model.freeze_encoder)
+    loss = losses.build(config.loss, pixel_counts)
+    train_step = partial(
+        steps.train_step,
+        model=model,
+        optimizer=optimizer,
+        loss=loss,
+        augment=partial(
+            augment.augment, config.seed, out=tuple(config.data.size), config=config.augment
+        ),
+        accumulate=config.optim.accumulate,
+        ema_decay=config.optim.ema_decay,
+        axis_name=axis_name,
+    )
+    eval_step = partial(steps.eval_step, model=model, loss=loss, axis_name=axis_name)
+    return Functions(
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        train_step=devices.compile(train_step, donate_state=True),
+        eval_step=devices.compile(eval_step),
+    )
+
+
+def eval_examples(config: ConfigDict, split: str, report: check.Report) -> pipeline.Fitted:
+    """A split as the evaluator wants it: at the labels' own resolution, or at the network's."""
+    source = sources.build_source(config.data, split)
+    native = config.eval.resolution == "native"
+    return pipeline.Fitted(source, config.data, report.max_size[split], native)
+
+
+def resolution_name(config: ConfigDict) -> str:
+    """How a report states at which size its pixels were counted."""
+    size = "×".join(map(str, config.data.size))
+    if config.data.fit == "pad":
+        return "native"
+    return f"native (images {size})" if config.eval.resolution == "native" else size

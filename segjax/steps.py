@@ -1,0 +1,139 @@
+"""Training and evaluation steps: pure functions of a state and a batch.
+
+Everything else they need is bound by keyword (`functools.partial`), so that the same function runs
+under jit on one device, under jit over a mesh and under pmap (`axis_name`).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from segjax.iou import confusion_matrix
+from segjax.losses import Loss
+from segjax.parallel import global_sum, psum
+from segjax.state import TrainState
+
+Batch = dict[str, jax.Array]
+Augment = Callable[[Batch], tuple[jax.Array, jax.Array]]
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    augment: Augment,
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
+    axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update from one batch: gradients are those of the loss over the global batch.
+
+    Args:
+      batch: see `data.pipeline`; `augment` turns it into images [B, H, W, 3] and labels [B, H, W].
+      accumulate: in how many parts the batch goes through the network, to save memory. The parts'
+        losses are weighted by their shares of labelled pixels (exact for cross entropy without
+        class weights); batch statistics are those of the parts.
+      ema_decay: 0 evaluates the parameters as they are; the decay is smaller in the first steps.
+
+    Returns:
+      The new state, and `loss`, `grad_norm` (before clipping) and `confusion` int32 [C, C].
+    """
+    image, label = augment(batch)
+
+    def part_loss(params: Any, batch_stats: Any, image: jax.Array, label: jax.Array) -> tuple:
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, updates = model.apply(variables, image, train=True, mutable=["batch_stats"])
+        confusion = confusion_matrix(label, logits.argmax(-1), model.num_classes)
+        return loss(logits, label, axis_name), (updates["batch_stats"], confusion)
+
+    def labelled(label: jax.Array) -> jax.Array:
+        return global_sum((label < model.num_classes).sum().astype(jnp.float32), axis_name)
+
+    def one_part(carry: tuple, part: tuple[jax.Array, jax.Array]) -> tuple:
+        batch_stats, gradients, total, confusion = carry
+        (value, (batch_stats, counts)), new = jax.value_and_grad(part_loss, has_aux=True)(
+            state.params, batch_stats, *part
+        )
+        share = labelled(part[1]) / jnp.maximum(labelled(label), 1) if accumulate > 1 else 1.0
+        gradients = jax.tree.map(lambda g, n: g + share * n, gradients, new)
+        return (batch_stats, gradients, total + share * value, confusion + counts), None
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    counts = jnp.zeros((model.num_classes, model.num_classes), jnp.int32)
+    carry = (state.batch_stats, zeros, jnp.zeros(()), counts)
+    if accumulate == 1:
+        carry, _ = one_part(carry, (image, label))
+    else:
+        # Part i holds the examples i, i + accumulate, …: the same ones on any number of devices.
+        parts = jax.tree.map(
+            lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), (image, label)
+        )
+        carry, _ = jax.lax.scan(one_part, carry, parts)
+    batch_stats, gradients, value, confusion = carry
+    gradients, confusion = psum((gradients, confusion), axis_name)
+
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+    new_variables = {"params": params, "batch_stats": batch_stats}
+    new_state = TrainState(
+        step=state.step + 1,
+        opt_state=opt_state,
+        ema=jax.tree.map(lambda e, n: decay * e + (1 - decay) * n, state.ema, new_variables),
+        **new_variables,
+    )
+    metrics = {"loss": value, "grad_norm": optax.global_norm(gradients), "confusion": confusion}
+    return new_state, metrics
+
+
+def to_label_size(logits: jax.Array, size: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Logits [B, h, w, C] of resized images, at the labels' resolution [B, *shape, C].
+
+    size: int32 [B, 2], every label's own height and width within `shape`; bilinear, half-pixel.
+    """
+    if logits.shape[1:3] == shape:
+        return logits
+
+    def one(logits: jax.Array, size: jax.Array) -> jax.Array:
+        scale = size / jnp.array(logits.shape[:2])
+        out = (*shape, logits.shape[-1])
+        translation = jnp.zeros(2)
+        return jax.image.scale_and_translate(
+            logits, out, (0, 1), scale, translation, "linear", antialias=False
+        )
+
+    return jax.vmap(one)(logits, size)
+
+
+def eval_step(
+    variables: dict[str, Any],
+    batch: Batch,
+    *,
+    model: nn.Module,
+    loss: Loss,
+    axis_name: str | None = None,
+) -> dict[str, jax.Array]:
+    """Scores one batch.
+
+    Returns:
+      `loss`, its `weight` (labelled pixels), `confusion` int32 [C, C], all of the global batch, and
+      `prediction` uint8 [B, H, W] at the label's resolution.
+    """
+    label = batch["label"]
+    logits = model.apply(variables, batch["image"], train=False)
+    logits = to_label_size(logits, batch["size"], label.shape[1:])
+    prediction = logits.argmax(-1)
+    confusion = psum(confusion_matrix(label, prediction, model.num_classes), axis_name)
+    return {
+        "loss": loss(logits, label, axis_name),
+        "weight": confusion.sum(),
+        "confusion": confusion,
+        "prediction": prediction.astype(jnp.uint8),
+    }

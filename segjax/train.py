@@ -1,0 +1,231 @@
+"""The training loop: configuration and work directory in, trained state and scores out."""
+
+import logging
+import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from segjax import pictures, setup, state, workdir
+from segjax.checkpoint import Checkpoints
+from segjax.data import check, pipeline, sources
+from segjax.errors import Interrupted, TrainingError
+from segjax.evaluator import Evaluation, evaluate, write_split
+from segjax.history import Totals, prefixed
+from segjax.parallel import Parallel
+from segjax.progress import Progress
+from segjax.state import TrainState
+from segjax.summaries import Summaries
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """One run of a work directory, ready to go: data checked, functions compiled, state restored."""
+
+    def __init__(self, config: ConfigDict, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.devices = Parallel(config.parallel)
+        setup.validate(config, self.devices)
+        workdir.open_for_training(folder, config)
+        data = check.check(config.data, cache=folder / "data.json")
+        self.table, counts = data.table, data.pixel_counts["train"]
+        log.info("%s\n%s", self.table.describe(), check.format_report(data))
+        workdir.save_table(folder, self.table, counts)
+
+        self.steps_per_epoch = max(1, data.num_images["train"] // config.batch_size)
+        self.total_steps = config.num_epochs * self.steps_per_epoch
+        self.functions = setup.build(
+            config, self.devices, len(self.table.names), counts, self.total_steps
+        )
+        self.checkpoints = Checkpoints(folder)
+        fresh = state.create(self.functions.model, self.functions.optimizer, config.seed)
+        self.start_state, self.history, self.totals = self._restore(fresh)
+        self.start_step = int(self.start_state.step)
+
+        train_source = sources.build_source(config.data, "train")
+        self.train_examples = pipeline.Fitted(
+            train_source, config.data, data.max_size["train"], native=False
+        )
+        self.val_examples = setup.eval_examples(config, "val", data)
+
+    def _restore(self, fresh: TrainState) -> tuple[TrainState, list[dict], Totals]:
+        size = sum(p.size for p in jax.tree.leaves(fresh.params))
+        log.info(
+            "%s parameters, %d steps of %d images on %d %s (%s)",
+            *(f"{size:,}", self.total_steps, self.config.batch_size, len(self.devices.devices)),
+            *(self.devices.devices[0].device_kind, self.devices.mode),
+        )
+        step = self.checkpoints.latest_step
+        if step is None:
+            return fresh, [], Totals()
+        log.info("Resuming %s at step %d of %d", self.folder, step, self.total_steps)
+        restored, progress = self.checkpoints.restore(fresh, step)
+        return restored, progress["history"], Totals.from_json(progress["totals"])
+
+    def batches(self) -> Iterator[dict[str, jax.Array]]:
+        """Training batches on the devices, from the first step that is still to do."""
+        stream = pipeline.train_batches(
+            self.train_examples,
+            self.config.data,
+            self.config.batch_size,
+            self.config.seed,
+            self.start_step,
+        )
+        return self.devices.prefetch(stream)
+
+    def validate(self, variables: Any) -> Evaluation:
+        """Scores averaged variables, on the devices, on the validation split."""
+        return evaluate(
+            variables,
+            self.val_examples,
+            step=self.functions.eval_step,
+            devices=self.devices,
+            batch_size=self.config.eval.batch_size,
+            num_pictures=self.config.eval.num_pictures,
+        )
+
+    def save(self, train_state: TrainState, mean_iou: float = -1.0) -> None:
+        """Saves the state and what the curves and the running epoch need."""
+        progress = {"history": self.history, "totals": self.totals.to_json()}
+        self.checkpoints.save(self.devices.unreplicate(train_state), progress, mean_iou)
+
+
+@contextmanager
+def catch_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in a list; a second one acts as it always does."""
+    received: list[int] = []
+    handlers: dict[int, Any] = {}
+
+    def handle(number: int, _: Any) -> None:
+        received.append(number)
+        log.info("Signal %d: stopping after this step. Once more stops at once.", number)
+        for caught, handler in handlers.items():
+            signal.signal(caught, handler)
+
+    handlers |= {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def train_and_evaluate(config: ConfigDict, folder: str | Path) -> tuple[TrainState, dict]:
+    """Trains, or resumes, and evaluates the best checkpoint on the validation split.
+
+    Returns:
+      The last state, unreplicated, and the report that is also in report/val.json.
+
+    Raises:
+      ConfigError, DataError: before the first step, for what cannot work.
+      TrainingError: when the loss is no longer finite.
+      Interrupted: after SIGINT or SIGTERM, with everything saved.
+    """
+    run = Run(config, Path(folder))
+    train_state = run.devices.replicate(run.start_state)
+    purge = run.start_step + 1 if run.start_step else None
+    try:
+        with (
+            catch_signals() as signals,
+            Summaries(folder, purge_step=purge) as summaries,
+            Progress(run.start_step, run.total_steps, run.steps_per_epoch, config.batch_size) as progress,
+        ):
+            summaries.text(run.start_step, "config", f"```\n{config}\n```")
+            train_state = _loop(run, train_state, signals, summaries, progress)
+        final = run.devices.unreplicate(train_state)
+        return final, write_reports(run)
+    finally:
+        run.checkpoints.close()
+
+
+def _loop(
+    run: Run, train_state: TrainState, signals: list[int], summaries: Summaries, progress: Progress
+) -> TrainState:
+    config, pending = run.config, []
+    batches = progress.timed(run.batches())
+    for step in range(run.start_step + 1, run.total_steps + 1):
+        train_state, metrics = run.functions.train_step(train_state, next(batches))
+        pending.append(metrics)
+        progress.step()
+        epoch_ends = step % run.steps_per_epoch == 0
+        if step % config.log_every == 0 or epoch_ends or signals:
+            _log_steps(run, step, pending, summaries, progress)
+        if epoch_ends:
+            _end_epoch(run, step, train_state, summaries)
+            progress.pause()
+        if signals:
+            run.save(train_state)
+            raise Interrupted(
+                f"stopped at step {step}, everything is saved; the same command resumes", signals[0]
+            )
+    return train_state
+
+
+def _log_steps(
+    run: Run, step: int, pending: list[Any], summaries: Summaries, progress: Progress
+) -> None:
+    """Fetches the metrics of the steps since the last call, adds them up and shows them."""
+    window = Totals()
+    for i, metrics in enumerate(pending):
+        metrics = run.devices.unreplicate(metrics)
+        if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["grad_norm"]):
+            raise TrainingError(
+                f"loss {metrics['loss']} and gradient norm {metrics['grad_norm']} at step "
+                f"{step - len(pending) + 1 + i}; the last good checkpoint is step "
+                f"{run.checkpoints.latest_step}. Lower config.optim.learning_rate or "
+                "config.optim.grad_clip, or use --config.model.dtype=float32"
+            )
+        window.add(metrics)
+        run.totals.add(metrics)
+    pending.clear()
+    scores = window.scores()
+    speed = progress.show(step, scores["loss"], scores["accuracy"])
+    rate = float(run.functions.schedule(step - 1))
+    other = {"learning_rate": rate, "grad_norm": float(metrics["grad_norm"]), **speed}
+    summaries.scalars(step, prefixed("train/", {**scores, **other}))
+
+
+def _end_epoch(run: Run, step: int, train_state: TrainState, summaries: Summaries) -> None:
+    """Adds a row to the history; where an evaluation is due, scores and saves."""
+    epoch = step // run.steps_per_epoch
+    row = {"epoch": epoch, "step": step, **prefixed("train_", run.totals.scores())}
+    run.totals = Totals()
+    run.history.append(row)
+    if epoch % run.config.eval.every_epochs and step != run.total_steps:
+        return
+    result = run.validate(train_state.ema)
+    scores = result.scores
+    values = {
+        "loss": result.loss,
+        "accuracy": scores["pixel_accuracy"],
+        "mean_iou": scores["mean_iou"],
+    }
+    row |= prefixed("val_", values)
+    log.info(
+        "epoch %d  val loss %.4f  val accuracy %.3f  val mIoU %.4f", epoch, *values.values()
+    )
+    summaries.scalars(step, prefixed("val/", values))
+    per_class = dict(zip(run.table.names, scores["iou"].tolist(), strict=True))
+    summaries.scalars(step, prefixed("val_iou/", per_class))
+    if result.pictures:
+        panel = pictures.prediction_panel(*zip(*result.pictures, strict=True), run.table.palette)
+        summaries.picture(step, "val: input | truth | prediction | error", panel)
+    run.save(train_state, scores["mean_iou"])
+    pictures.training_curves(run.history, run.folder / "report" / "training_curves.png")
+
+
+def write_reports(run: Run) -> dict:
+    """Evaluates the best checkpoint on the validation split and writes everything in report/."""
+    best = run.checkpoints.best_step
+    like = run.start_state.ema
+    variables = run.devices.replicate(run.checkpoints.restore_ema(like, best))
+    result = run.validate(variables)
+    return write_split(
+        run.folder, "val", result, run.table, best, setup.resolution_name(run.config)
+    )

@@ -1,0 +1,148 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from segjax.data import check as check_module
+from segjax.data.check import check, format_report
+from segjax.errors import DataError
+
+CAMVID = Path(
+    os.environ.get("SEGJAX_CAMVID", Path(__file__).resolve().parents[2] / "shared/camvid")
+)
+MASK = np.array([[0, 1, 1, 255], [0, 1, 1, 255]], np.uint8)
+
+
+def config_of(root, **changes):
+    fields = {"source": "folder", "root": str(root), "name": "", "classes": ""}
+    fields |= {"val_fraction": 0.2, "test_fraction": 0.0, "seed": 0, "allow_missing_classes": False}
+    fields |= {"splits": {"train": "train", "val": "val", "test": "test"}}
+    return ConfigDict(fields | changes)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two clean training images and one for validation."""
+    (tmp_path / "classes.json").write_text('{"classes": ["background", "cell"]}')
+    for brightness, (split, name) in enumerate([("train", "a"), ("train", "b"), ("val", "c")]):
+        write(tmp_path / split, name, brightness)
+    return tmp_path
+
+
+def write(folder, name, brightness, mask=MASK):
+    image = np.full((*mask.shape, 3), brightness, np.uint8)
+    for part, pixels in (("images", image), ("masks", mask)):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / part / f"{name}.png")
+
+
+def test_counts_by_split(root):
+    write(root / "train", "large", 9, np.zeros((5, 3), np.uint8))
+    report = check(config_of(root))
+    assert report.num_images == {"train": 3, "val": 1}
+    assert {split: counts.tolist() for split, counts in report.pixel_counts.items()} == {
+        "train": [2 * 2 + 15, 2 * 4],
+        "val": [2, 4],
+    }
+    assert report.pixel_counts["train"].dtype == np.int64
+    assert report.void_counts == {"train": 4, "val": 2}
+    assert report.max_size == {"train": (5, 4), "val": (2, 4)}
+    assert report.warnings == []
+
+
+def test_report_shows_raw_values_pixels_and_share(root):
+    lines = format_report(check(config_of(root))).splitlines()
+    assert lines[2].split() == ["cell", "1", "8", "4", "66.67", "%"]
+    assert lines[3].split() == ["(void)", "255", "4", "2"]
+    assert lines[4] == "train: 2 images of up to 2×4"
+
+
+def test_all_problems_are_raised_at_once(root):
+    write(root / "train", "seven", 7, MASK + np.uint8(7))
+    (root / "train/images/empty.png").write_bytes(b"")
+    (root / "train/masks/empty.png").write_bytes(b"")
+    write(root / "val", "small", 8)
+    Image.fromarray(MASK[:1]).save(root / "val/masks/small.png")
+    (root / "test/images").mkdir(parents=True)
+    with pytest.raises(DataError) as error:
+        check(config_of(root))
+    message = str(error.value)
+    assert message.startswith("problems in the data:\n- ")
+    assert "masks/seven.png: values outside the label table: 6 (2 pixels), 7 (2 pixels)" in message
+    assert "images/empty.png: unreadable as an image (0 bytes)" in message
+    assert "masks/small.png: the mask is 1×4" in message
+    assert "test/images: holds no file" in message
+    assert len(message.splitlines()) == 5
+
+
+def test_it_stops_after_twenty_problems(root):
+    for i in range(30):
+        write(root / "train", f"wrong{i}", 100 + i, MASK + np.uint8(7))
+    with pytest.raises(DataError) as error:
+        check(config_of(root))
+    assert len(str(error.value).splitlines()) == 1 + 20 + 1
+    assert "stopped here" in str(error.value)
+
+
+def test_missing_partner_and_split_without_images(root):
+    (root / "train/masks/b.png").unlink()
+    with pytest.raises(DataError, match=r"train/images/b\.png has no mask"):
+        check(config_of(root))
+    with pytest.raises(DataError, match=r"config\.data\.root = 'nowhere'") as error:
+        check(config_of("nowhere", classes="camvid"))
+    assert str(error.value).count("nowhere") == 1
+
+
+def test_a_class_without_training_pixels(root):
+    (root / "classes.json").write_text('{"classes": ["background", "cell", "dust"]}')
+    with pytest.raises(DataError, match=r"no pixel in training of class 'dust' \(raw value 2\)"):
+        check(config_of(root))
+    report = check(config_of(root, allow_missing_classes=True))
+    assert "warning: no pixel in training of class 'dust'" in format_report(report)
+
+
+def test_masks_of_0_and_255_without_values_are_recognised(root):
+    for name in "ab":
+        write(root / "train", name, ord(name), np.uint8(255) * np.minimum(MASK, 1))
+    with pytest.raises(DataError, match=r'12 pixels are void \(255\): .*"values": \[0, 255\]'):
+        check(config_of(root))
+
+
+def test_an_image_in_two_splits(root):
+    write(root / "val", "same", 1)
+    with pytest.raises(DataError, match=r"val/images/same\.png \(val\) .*/train/images/b\.png"):
+        check(config_of(root))
+
+
+def test_a_label_void_throughout_is_a_warning(root):
+    write(root / "val", "blank", 9, np.full((2, 4), 255, np.uint8))
+    (warning,) = check(config_of(root)).warnings
+    assert warning.startswith("val: 1 labels are void throughout, such as ")
+    assert warning.endswith("blank.png")
+
+
+def test_cache_spares_decoding_until_a_file_changes(root, tmp_path, monkeypatch):
+    cache = tmp_path / "run/check.json"
+    first = check(config_of(root), cache=cache)
+    monkeypatch.setattr(check_module, "_count", lambda *_: pytest.fail("decoded again"))
+    again = check(config_of(root), cache=cache)
+    assert format_report(again) == format_report(first)
+    assert again.table == first.table
+    assert json.loads(cache.read_text())["num_images"] == {"train": 2, "val": 1}
+    write(root / "train", "a", 50)
+    with pytest.raises(pytest.fail.Exception):
+        check(config_of(root), cache=cache)
+
+
+@pytest.mark.skipif(not CAMVID.is_dir(), reason=f"no CamVid at {CAMVID}; set SEGJAX_CAMVID")
+def test_camvid_validation_split():
+    report = check(config_of(CAMVID, classes="camvid"), splits=("val",))
+    assert report.num_images == {"val": 101}
+    assert report.max_size == {"val": (360, 480)}
+    total = report.pixel_counts["val"].sum() + report.void_counts["val"]
+    assert total == 101 * 360 * 480
+    assert (report.pixel_counts["val"] > 0).all()

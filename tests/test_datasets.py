@@ -1,0 +1,126 @@
+import json
+
+import numpy as np
+import pytest
+
+from segjax.data.datasets import TABLES, VOID, LabelTable, default_palette, load_table
+from segjax.errors import ConfigError, DataError
+
+
+def table(**spec):
+    return LabelTable.from_json(json.dumps({"classes": ["sky", "road"]} | spec), "classes.json")
+
+
+def test_index_mask_becomes_ids_with_255_void_by_default():
+    mask = np.array([[0, 1, 255]], np.uint8)
+    ids = table().encode(mask, "a.png")
+    assert ids.dtype == np.uint8
+    assert ids.tolist() == [[0, 1, VOID]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint16, np.int64])
+def test_values_map_many_to_one_in_every_integer_type(dtype):
+    cityscapes_like = table(values=[[7, 8], 11], void=[0])
+    mask = np.array([[7, 8, 11, 0]], dtype)
+    assert cityscapes_like.encode(mask, "a.png").tolist() == [[0, 0, 1, VOID]]
+
+
+def test_a_class_may_claim_255():
+    assert table(values=[0, 255]).encode(np.array([[0, 255]]), "a.png").tolist() == [[0, 1]]
+    assert table(values=[0, 255]).void == ()
+
+
+def test_color_masks():
+    colors = table(colors=[[0, 0, 255], [255, 0, 0]], void_colors=[[0, 0, 0]])
+    mask = np.array([[[255, 0, 0], [0, 0, 255], [0, 0, 0]]], np.uint8)
+    assert colors.encode(mask, "a.png").tolist() == [[1, 0, VOID]]
+    assert colors.encode(np.zeros((1, 2), np.uint8), "a.png").tolist() == [[VOID, VOID]]
+    assert colors.palette.tolist() == [[0, 0, 255], [255, 0, 0]]
+
+
+def test_rgb_of_equal_channels_reads_as_grey():
+    mask = np.repeat(np.array([[0, 1, 255]], np.uint8)[..., None], 3, axis=-1)
+    assert table().encode(mask, "a.png").tolist() == [[0, 1, VOID]]
+
+
+@pytest.mark.parametrize(
+    ("spec", "mask", "message"),
+    [
+        ({}, [[0, 7, 7, 9]], r"a\.png: .*: 7 \(2 pixels\), 9 \(1 pixels\); give each class"),
+        ({}, [[0, -1, 70000]], r"-1 \(1 pixels\), 70000 \(1 pixels\)"),
+        ({"void": []}, [[0, 255]], r'255 \(1 pixels\); .*"values": \[0, 255\]'),
+        ({"values": [0, 255]}, [[*range(1, 90)]], r"1 \(1 pixels\), 2.*81 more.*resizing or JPEG"),
+        ({}, [[[1, 2, 3]]], r'RGB mask \(\(1, 2, 3\) \(1 pixels\)\).*"colors"'),
+        (
+            {"colors": [[0, 0, 1], [0, 0, 2]]},
+            [[[9, 8, 7]]],
+            r'a\.png: colours .* \(9, 8, 7\) \(1 pixels\); list them under "colors"',
+        ),
+    ],
+)
+def test_what_the_table_lacks_names_file_value_count_and_remedy(spec, mask, message):
+    mask = np.array(mask)
+    with pytest.raises(DataError, match=message):
+        table(**spec).encode(mask.astype(np.uint8) if mask.ndim == 3 else mask, "a.png")
+
+
+@pytest.mark.parametrize("mask", [np.zeros((2, 2)), np.zeros((2, 2, 4), np.uint8)])
+def test_floats_and_odd_shapes_are_refused(mask):
+    with pytest.raises(DataError, match=r"a\.png: the mask is .*integers"):
+        table().encode(mask, "a.png")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"colours": []}, r'classes\.json, "colours": unknown key; known are classes'),
+        ({"classes": []}, r'"classes": 0 names'),
+        ({"classes": ["a"] * 2}, r'"classes": a name stands twice'),
+        ({"classes": [str(i) for i in range(256)]}, r'"classes": 256 names; give 2 to 255'),
+        ({"values": [0]}, r'"values": 1 entries for 2 classes'),
+        ({"values": [0, 0]}, r'"values": \[0\] claimed by more than one class'),
+        ({"values": [0, 0.5]}, r'"values": \[0\.5\] must be integers'),
+        ({"values": 5}, r'"values": must be a list'),
+        ({"void": [1]}, r'"void": \[1\] stand for a class and for void'),
+        ({"values": [0, 255], "void": [255]}, r'"void": \[255\] stand for a class and for void'),
+        ({"palette": [[0, 0, 0], [0, 0, 256]]}, r'"palette": \[\[0, 0, 256\]\] must be \[r, g, b'),
+        ({"colors": [[1, 1, 1]] * 2}, r'"colors": \[\(1, 1, 1\)\] claimed by more'),
+        ({"colors": [[1, 1, 1], [2, 2, 2]], "values": [0, 1]}, r'"values": masks hold either'),
+        ({"colors": [[1, 1, 1], [2, 2, 2]], "void_colors": [[1, 1, 1]]}, r'"void_colors": \[\(1,'),
+    ],
+)
+def test_a_faulty_table_names_file_and_key(spec, message):
+    with pytest.raises(DataError, match=message):
+        table(**spec)
+
+
+def test_json_round_trip():
+    colors = table(colors=[[0, 0, 255], [255, 0, 0]], void_colors=[[0, 0, 0]])
+    for original in (TABLES["camvid"], colors, table(values=[[1, 2], 255])):
+        again = LabelTable.from_json(original.to_json())
+        assert again == original
+        np.testing.assert_array_equal(again.palette, original.palette)
+
+
+def test_load_table_finds_builtin_file_text_and_root(tmp_path):
+    text = '{"classes": ["background", "cell"], "values": [0, 255]}'
+    (tmp_path / "classes.json").write_text(text)
+    assert load_table("camvid", "") is TABLES["camvid"]
+    for classes, root in [("", str(tmp_path)), (str(tmp_path / "classes.json"), ""), (text, "")]:
+        assert load_table(classes, root).names == ("background", "cell")
+    with pytest.raises(DataError, match=r"nowhere/classes\.json: no such file; write there"):
+        load_table("", "nowhere")
+    with pytest.raises(ConfigError, match=r"'camvit': give a built-in table \(camvid\)"):
+        load_table("camvit", "")
+    with pytest.raises(DataError, match=r"config\.data\.classes: not valid JSON"):
+        load_table("{", "")
+
+
+def test_describe_lists_every_value():
+    lines = TABLES["camvid"].describe().splitlines()
+    assert lines[0].split() == ["0", "→", "0", "Sky"]
+    assert lines[-1].split() == ["11,", "255", "→", "255", "(void)"]
+
+
+def test_default_palette_has_no_color_twice():
+    assert len(np.unique(default_palette(60), axis=0)) == 60

@@ -1,0 +1,231 @@
+import io
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from segjax.data.datasets import LabelTable
+from segjax.data.decode import decode_image, decode_mask
+from segjax.data.sources import build_source, has_split
+from segjax.errors import ConfigError, DataError
+
+VAL_OF_SEED_0 = ["05", "08", "10", "16"]  # of 20 files; no version may split them otherwise
+TWO_CLASSES = {"classes": ["background", "cell"]}
+MASK = np.array([[0, 1, 1, 255, 0, 1]] * 4, np.uint8)
+IMAGE = np.full((4, 6, 3), (10, 20, 30), np.uint8)
+
+
+def config_of(root, **changes):
+    fields = {"source": "folder", "root": str(root), "name": "", "classes": ""}
+    fields |= {"val_fraction": 0.2, "test_fraction": 0.0, "seed": 0}
+    fields |= {"splits": {"train": "train", "val": "val", "test": "test"}}
+    return ConfigDict(fields | changes)
+
+
+def encoded(array_or_image, kind="PNG", **options):
+    image = array_or_image
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write(folder, name, image=IMAGE, mask=MASK):
+    for part, content in (("images", image), ("masks", mask)):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        if content is not None:
+            content = content if isinstance(content, bytes) else encoded(content)
+            (folder / part / f"{name}.png").write_bytes(content)
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "classes.json").write_text(json.dumps(TWO_CLASSES))
+    return tmp_path
+
+
+def only(root, **changes):
+    source = build_source(config_of(root, **changes), "train")
+    assert len(source) == 1
+    return source[0]
+
+
+@pytest.mark.parametrize("name", ["a", "two words", "übung 東京", "dotted.name"])
+def test_pairs_by_name(root, name):
+    write(root / "train", name)
+    example = only(root)
+    np.testing.assert_array_equal(example["image"], IMAGE)
+    np.testing.assert_array_equal(example["label"], MASK)
+    assert name in build_source(config_of(root), "train").name(0)
+
+
+def palette_image():
+    image = Image.fromarray(np.minimum(MASK, 1)).convert("P")
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    return image
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        encoded(np.minimum(MASK, 1)),
+        encoded(palette_image()),
+        encoded(np.minimum(MASK, 1).astype(bool)),
+        encoded(np.minimum(MASK, 1).astype(np.uint16)),
+        encoded(np.repeat(np.minimum(MASK, 1)[..., None], 3, -1)),
+        encoded(Image.fromarray(np.minimum(MASK, 1)).convert("LA")),
+        encoded(np.minimum(MASK, 1).astype(np.int32), "TIFF"),
+    ],
+    ids=["L", "P", "1", "I;16", "grey RGB", "LA", "I"],
+)
+def test_mask_formats_read_as_values(root, mask):
+    write(root / "train", "a", mask=mask)
+    np.testing.assert_array_equal(only(root)["label"], np.minimum(MASK, 1))
+
+
+@pytest.mark.parametrize("mode", ["P", "RGB", "RGBA"])
+def test_color_tables_read_palette_and_rgb(root, mode):
+    write(root / "train", "a", mask=encoded(palette_image().convert(mode)))
+    classes = json.dumps(TWO_CLASSES | {"colors": [[255, 0, 0], [0, 0, 255]]})
+    np.testing.assert_array_equal(only(root, classes=classes)["label"], np.minimum(MASK, 1))
+
+
+def test_masks_of_0_and_255(root):
+    write(root / "train", "a", mask=np.minimum(MASK, 1) * np.uint8(255))
+    classes = json.dumps(TWO_CLASSES | {"values": [0, 255]})
+    np.testing.assert_array_equal(only(root, classes=classes)["label"], np.minimum(MASK, 1))
+
+
+def test_image_formats_read_as_rgb():
+    deep = cv2.imencode(".png", IMAGE[..., ::-1].astype(np.uint16) * 257)[1].tobytes()
+    grey = encoded(np.full((4, 6), 7, np.uint8))
+    grey16 = cv2.imencode(".png", np.full((4, 6), 65535, np.uint16))[1].tobytes()
+    rgba = encoded(np.dstack([IMAGE, np.zeros((4, 6), np.uint8)]))
+    np.testing.assert_array_equal(decode_image(deep, "a"), IMAGE)
+    np.testing.assert_array_equal(decode_image(rgba, "a"), IMAGE)
+    np.testing.assert_array_equal(decode_image(grey, "a"), np.full((4, 6, 3), 7))
+    np.testing.assert_array_equal(decode_image(grey16, "a"), np.full((4, 6, 3), 255))
+    cmyk = encoded(Image.fromarray(IMAGE).convert("CMYK"), "JPEG", quality=100)
+    np.testing.assert_allclose(decode_image(cmyk, "a").astype(int), IMAGE, atol=2)
+
+
+def test_exif_turns_the_image(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(IMAGE, exif=exif)
+    assert decode_image(turned, "a").shape == (6, 4, 3)
+    write(root / "train", "a", image=turned)
+    with pytest.raises(DataError, match=r"a\.png: the mask is 4×6 .* is 6×4; an EXIF tag"):
+        only(root)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "message"),
+    [
+        (b"", MASK, r"images/a\.png: unreadable as an image \(0 bytes\)"),
+        (encoded(IMAGE, "JPEG")[:-200], MASK, r"images/a\.png: unreadable as an image \(\d+ bytes"),
+        (IMAGE, b"", r"masks/a\.png: unreadable as a mask \(0 bytes\)"),
+        (IMAGE, encoded(MASK)[:-30], r"masks/a\.png: unreadable as a mask"),
+        (IMAGE, encoded(MASK, "JPEG"), r"masks/a\.png: a JPEG mask; .* PNG"),
+        (IMAGE, MASK[:3], r"masks/a\.png: the mask is 3×6 .*a\.png is 4×6; export"),
+        (IMAGE, np.full((4, 6), 9, np.uint8), r"masks/a\.png: values .*: 9 \(24 pixels\)"),
+        (IMAGE, IMAGE, r'masks/a\.png: an RGB mask \(\(10, 20, 30\) \(24 pixels\)\).*"colors"'),
+        (
+            IMAGE,
+            encoded(
+                Image.fromarray(MASK), "GIF", save_all=True, append_images=[Image.new("L", (6, 4))]
+            ),
+            r"masks/a\.png: a mask of 2 frames",
+        ),
+        (
+            IMAGE,
+            encoded(np.zeros((4, 6), np.float32), "TIFF"),
+            r"masks/a\.png: a mask of PIL mode F",
+        ),
+    ],
+)
+def test_dirty_files_are_named(root, image, mask, message, capfd):
+    write(root / "train", "a", image=image, mask=mask)
+    with pytest.raises(DataError, match=message):
+        only(root)
+
+
+def test_files_without_a_partner_are_all_listed(root):
+    write(root / "train", "a")
+    write(root / "train", "no_mask", mask=None)
+    write(root / "train", "no_image", image=None)
+    with pytest.raises(DataError) as error:
+        build_source(config_of(root), "train")
+    assert "images/no_mask.png has no mask" in str(error.value)
+    assert "masks/no_image.png has no image" in str(error.value)
+
+
+def test_folders_that_are_missing_empty_or_ambiguous(root):
+    with pytest.raises(DataError, match=r"root = 'nowhere': no such folder; expected ROOT/"):
+        build_source(config_of("nowhere", classes="camvid"), "train")
+    (root / "train/images").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"train/images: holds no file ending in .*; expected"):
+        build_source(config_of(root), "train")
+    write(root / "train", "a")
+    (root / "train/images/a.jpg").write_bytes(encoded(IMAGE, "JPEG"))
+    with pytest.raises(DataError, match=r"several files; .*a \(a\.jpg, a\.png\)"):
+        build_source(config_of(root), "train")
+    with pytest.raises(DataError, match=r"val/images: no such folder"):
+        build_source(config_of(root), "val")
+    assert not has_split(config_of(root), "test")
+
+
+def test_a_file_that_vanishes_is_named(root):
+    write(root / "train", "a")
+    source = build_source(config_of(root), "train")
+    (root / "train/images/a.png").unlink()
+    with pytest.raises(DataError, match=r"No such file .*images/a\.png"):
+        source[0]
+
+
+def names(config, split):
+    source = build_source(config, split)
+    return [source.name(i) for i in range(len(source))]
+
+
+def test_one_folder_is_split_by_the_seed_alone(root):
+    for i in range(20):
+        write(root, f"{i:02d}")
+    config = config_of(root, test_fraction=0.1)
+    parts = {split: names(config, split) for split in ("train", "val", "test")}
+    assert {split: len(part) for split, part in parts.items()} == {"train": 14, "val": 4, "test": 2}
+    assert len({name for part in parts.values() for name in part}) == 20
+    assert [name[-6:-4] for name in parts["val"]] == VAL_OF_SEED_0
+    assert names(config, "val") == parts["val"]
+    assert names(config_of(root, test_fraction=0.1, seed=1), "val") != parts["val"]
+    assert has_split(config, "test")
+    assert not has_split(config_of(root), "test")
+    with pytest.raises(DataError, match=r"split 'val' is empty: 20 images with val_fraction = 0"):
+        build_source(config_of(root, val_fraction=0.0), "val")
+
+
+def test_unknown_source_lists_the_choices(root):
+    with pytest.raises(ConfigError, match=r"'folders': choose shapes, folder or tfds"):
+        build_source(config_of(root, source="folders"), "train")
+
+
+def test_palette_colors_survive_decoding_only_when_asked():
+    data = encoded(palette_image())
+    assert decode_mask(data, "a", as_colors=False).shape == (4, 6)
+    assert decode_mask(data, "a", as_colors=True)[0, 0].tolist() == [255, 0, 0]
+    assert LabelTable.from_json(json.dumps(TWO_CLASSES)).void == (255,)
+
+
+def test_no_tensorflow():
+    code = """
+import sys
+import segjax.data.sources, segjax.data.prepare, segjax.data.builders.camvid
+assert 'tensorflow' not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
