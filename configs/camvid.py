@@ -1,8 +1,8 @@
 """CamVid."""
 
-from configs import common
 from ml_collections import ConfigDict
 
+from configs import common
 from segjax.errors import ConfigError
 
 

@@ -43,8 +43,8 @@ def _data() -> ConfigDict:
     data.seed = 0
     # Height and width of what the network is trained on.
     data.size = (256, 256)
-    # resize: images are stretched to `size`. pad: images keep their pixels; training sees windows of
-    # `size`, evaluation whole images.
+    # resize: images are stretched to `size`. pad: images keep their pixels; training sees windows
+    # of `size`, evaluation whole images.
     data.fit = "resize"
     # shapes: how many images to draw.
     data.num_train = 2000

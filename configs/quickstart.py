@@ -1,7 +1,8 @@
 """Twenty classes of procedural shapes: seconds to see it learn, minutes to the end."""
 
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 
 def get_config() -> ConfigDict:

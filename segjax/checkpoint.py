@@ -1,7 +1,7 @@
 """Checkpoints by Orbax: the latest and the best (by validation mIoU) of a work directory.
 
-A checkpoint is the state, unreplicated, and `progress`: what the loop remembers besides the state, as
-JSON. It holds no code, and can be restored on any number of devices.
+A checkpoint is the state, unreplicated, and `progress`: what the loop remembers besides the state,
+as JSON. It holds no code, and can be restored on any number of devices.
 """
 
 import math
@@ -49,6 +49,13 @@ class Checkpoints:
     def best_step(self) -> int | None:
         """The step of the highest validation mIoU; None where nothing was ever evaluated."""
         return self._manager.best_step()
+
+    def find(self, which: str) -> int:
+        """The step of the `best` or the `latest` checkpoint; DataError where there is none."""
+        step = self.best_step if which == "best" else self.latest_step
+        if step is None:
+            raise DataError(f"{self.folder}: no checkpoint is there; train first")
+        return step
 
     def save(self, state: TrainState, progress: dict[str, Any], mean_iou: float = -1.0) -> None:
         """Saves host arrays, in the background; a step that is already there is left as it is.

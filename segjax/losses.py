@@ -1,7 +1,7 @@
 """Losses of logits [B, H, W, C] against labels [B, H, W]; void pixels count for nothing.
 
-Every loss is made of sums over the global batch (`parallel.global_sum`), so that it means the same on
-any number of devices. All arithmetic is float32.
+Every loss is made of sums over the global batch (`parallel.global_sum`), so that it means the same
+on any number of devices. All arithmetic is float32.
 """
 
 from collections.abc import Callable
@@ -34,8 +34,8 @@ def cross_entropy(
 ) -> jax.Array:
     """Mean of -w_c (1 - p_c)^γ log p_c over labelled pixels, divided by the sum of the w_c.
 
-    γ = 0 is cross entropy; γ > 0 the focal loss (Lin et al., "Focal Loss for Dense Object Detection",
-    ICCV 2017, equation 5). Label smoothing gives the share α of a label to all classes alike.
+    γ = 0 is cross entropy; γ > 0 the focal loss (Lin et al., "Focal Loss for Dense Object
+    Detection", ICCV 2017, equation 5). Label smoothing gives the share α of a label to all classes alike.
     """
     target, mask = _one_hot(logits, label)
     log_p = jax.nn.log_softmax(logits)

@@ -38,7 +38,7 @@ def is_decayed(params: Any) -> Any:
 
 def is_encoder(params: Any) -> Any:
     """True for every parameter of the encoder."""
-    return {name: jax.tree.map(lambda _: name == "encoder", tree) for name, tree in params.items()}
+    return jax.tree.map_with_path(lambda path, _: path[0].key == "encoder", params)
 
 
 def build(

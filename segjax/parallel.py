@@ -79,12 +79,10 @@ class Parallel:
 
     def shard(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Splits the leading axis over the devices."""
-        if self.mode == "jit":
-            return jax.device_put(batch, self._sharded)
-        count = len(self.devices)
-        split = {k: v.reshape(count, -1, *v.shape[1:]) for k, v in batch.items()}
-        shards = [{k: v[i] for k, v in split.items()} for i in range(count)]
-        return jax.tree.map(lambda *x: jax.device_put_sharded(x, self.devices), *shards)
+        if self.mode == "pmap":
+            count = len(self.devices)
+            batch = {k: v.reshape(count, -1, *v.shape[1:]) for k, v in batch.items()}
+        return jax.device_put(batch, self._sharded)
 
     def unshard(self, x: jax.Array) -> np.ndarray:
         """A step's output with a leading batch axis, as one host array."""

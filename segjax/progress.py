@@ -15,8 +15,11 @@ log = logging.getLogger(__name__)
 class Progress:
     """Measures images/s and the share of time spent waiting for data, and prints both."""
 
-    def __init__(self, start_step: int, total_steps: int, steps_per_epoch: int, batch_size: int):
-        self.steps_per_epoch, self.batch_size, self.total_steps = steps_per_epoch, batch_size, total_steps
+    def __init__(
+        self, start_step: int, total_steps: int, steps_per_epoch: int, batch_size: int
+    ) -> None:
+        self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
+        self.batch_size = batch_size
         live = sys.stderr.isatty()
         self._bar = tqdm(total=total_steps, initial=start_step, unit="step", disable=not live)
         self._redirect = logging_redirect_tqdm()

@@ -10,6 +10,7 @@ import numpy as np
 
 from segjax import iou
 
+
 def split_report(
     confusion: np.ndarray,
     names: Sequence[str],

@@ -27,7 +27,12 @@ class TrainState(struct.PyTreeNode):
 def create(model: nn.Module, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """A state at step 0, the same for the same seed on any number of devices."""
     image = jnp.zeros((1, 64, 64, 3), jnp.uint8)
-    variables = jax.jit(lambda key: model.init(key, image, train=False))(jax.random.key(seed))
+    # Runs once: compiling it with all optimisations would take longer than running it ever could.
+    init = jax.jit(
+        lambda key: model.init(key, image, train=False),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    variables = init(jax.random.key(seed))
     variables = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
     return TrainState(
         step=jnp.zeros((), jnp.int32),

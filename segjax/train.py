@@ -19,6 +19,7 @@ from segjax.evaluator import Evaluation, evaluate, write_split
 from segjax.history import Totals, prefixed
 from segjax.parallel import Parallel
 from segjax.progress import Progress
+from segjax.report import format_table
 from segjax.state import TrainState
 from segjax.summaries import Summaries
 
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Run:
-    """One run of a work directory, ready to go: data checked, functions compiled, state restored."""
+    """One run of a work directory, ready to go: data checked, functions built, state restored."""
 
     def __init__(self, config: ConfigDict, folder: Path) -> None:
         self.config, self.folder = config, folder
@@ -134,7 +135,9 @@ def train_and_evaluate(config: ConfigDict, folder: str | Path) -> tuple[TrainSta
         with (
             catch_signals() as signals,
             Summaries(folder, purge_step=purge) as summaries,
-            Progress(run.start_step, run.total_steps, run.steps_per_epoch, config.batch_size) as progress,
+            Progress(
+                run.start_step, run.total_steps, run.steps_per_epoch, config.batch_size
+            ) as progress,
         ):
             summaries.text(run.start_step, "config", f"```\n{config}\n```")
             train_state = _loop(run, train_state, signals, summaries, progress)
@@ -207,9 +210,7 @@ def _end_epoch(run: Run, step: int, train_state: TrainState, summaries: Summarie
         "mean_iou": scores["mean_iou"],
     }
     row |= prefixed("val_", values)
-    log.info(
-        "epoch %d  val loss %.4f  val accuracy %.3f  val mIoU %.4f", epoch, *values.values()
-    )
+    log.info("epoch %d  val loss %.4f  val accuracy %.3f  val mIoU %.4f", epoch, *values.values())
     summaries.scalars(step, prefixed("val/", values))
     per_class = dict(zip(run.table.names, scores["iou"].tolist(), strict=True))
     summaries.scalars(step, prefixed("val_iou/", per_class))
@@ -222,10 +223,14 @@ def _end_epoch(run: Run, step: int, train_state: TrainState, summaries: Summarie
 
 def write_reports(run: Run) -> dict:
     """Evaluates the best checkpoint on the validation split and writes everything in report/."""
-    best = run.checkpoints.best_step
-    like = run.start_state.ema
-    variables = run.devices.replicate(run.checkpoints.restore_ema(like, best))
-    result = run.validate(variables)
-    return write_split(
-        run.folder, "val", result, run.table, best, setup.resolution_name(run.config)
+    best = run.checkpoints.find("best")
+    variables = run.checkpoints.restore_ema(run.start_state.ema, best)
+    result = run.validate(run.devices.replicate(variables))
+    resolution = setup.resolution_name(run.config)
+    content = write_split(run.folder, "val", result, run.table, best, resolution)
+    log.info(
+        "Validation split, best checkpoint:\n%s\n\nPictures and scores: %s\nCurves: tensorboard "
+        "--logdir %s",
+        *(format_table(content), run.folder / "report", run.folder / "tensorboard"),
     )
+    return content

@@ -1,8 +1,8 @@
 """Sources to batches: fitted to one shape, shuffled, batched, each a pure function of (seed, step).
 
-A training batch holds `image` uint8 [B, H, W, 3], `label` uint8 [B, H, W] (255 is void), `size` int32
-[B, 2], the height and width that the example really has within its padding, and `index` int32 [B],
-its position in the endless stream of training examples, the key of everything random about it.
+A training batch holds `image` uint8 [B, H, W, 3], `label` uint8 [B, H, W] (255 is void), `size`
+int32 [B, 2], the height and width that the example really has within its padding, and `index` int32
+[B], its position in the endless stream of examples, the key of everything random about it.
 """
 
 from collections.abc import Iterator

@@ -6,7 +6,7 @@ the class. Objects occlude one another over a textured, noisy, unevenly lit back
 
 import numpy as np
 
-from segjax.data.datasets import VOID, LabelTable, default_palette
+from segjax.data.datasets import LabelTable
 
 SHAPES = ("disk", "square", "triangle", "cross", "ring")
 TEXTURES = ("plain", "stripes", "checks", "dots")
@@ -17,7 +17,7 @@ FIRST_IMAGE = {"train": 0, "val": 10_000_000, "test": 20_000_000}
 
 def table() -> LabelTable:
     """The label table of the twenty classes and the background."""
-    return LabelTable(CLASSES, default_palette(len(CLASSES)), tuple((i,) for i in range(len(CLASSES))), (VOID,))
+    return LabelTable.of_names(CLASSES)
 
 
 def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -60,7 +60,7 @@ def _background(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.nd
 
 
 def draw(seed: int, index: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Image `index`: uint8 [H, W, 3] and its label uint8 [H, W], a pure function of its arguments."""
+    """Image `index`: uint8 [H, W, 3] and its label uint8 [H, W], a function of the arguments."""
     rng = np.random.default_rng((seed, index))
     height, width = size
     y, x = np.mgrid[:height, :width].astype(np.float32)

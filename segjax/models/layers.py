@@ -50,7 +50,7 @@ class DepthwiseConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        batch, height, width, channels = x.shape
+        _, height, width, channels = x.shape
         kernel = self.param("kernel", kernel_init, (3, 3, 1, channels)).astype(self.dtype)
         padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
         stride = self.stride
@@ -63,7 +63,7 @@ class DepthwiseConv(nn.Module):
 
 
 class ConvNormAct(nn.Module):
-    """Convolution with symmetric padding (PyTorch's, not TensorFlow's SAME), batch norm, activation."""
+    """Convolution with symmetric padding (not TensorFlow's SAME), batch norm, activation."""
 
     features: int
     kernel: int = 3

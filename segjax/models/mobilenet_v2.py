@@ -31,7 +31,7 @@ def scaled(channels: int, width: float) -> int:
 
 
 class InvertedResidual(nn.Module):
-    """Expand by a 1×1, filter depthwise by a 3×3, project linearly by a 1×1; add if shapes allow."""
+    """Expand by a 1×1, filter depthwise by a 3×3, project by a linear 1×1; add if shapes allow."""
 
     features: int
     stride: int
@@ -82,5 +82,7 @@ class MobileNetV2(nn.Module):
                     **shared,
                 )(x, train)
         # Narrow networks keep 1280 channels here (paper, section 4.1).
-        last = ConvNormAct(scaled(1280, max(1.0, self.width)), 1, act=nn.relu6, name="last", **shared)
+        last = ConvNormAct(
+            scaled(1280, max(1.0, self.width)), 1, act=nn.relu6, name="last", **shared
+        )
         return [*features, last(x, train)]

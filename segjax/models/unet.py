@@ -50,7 +50,7 @@ class Decoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """The whole function: images [B, H, W, 3] of any size, to float32 logits [B, H, W, num_classes].
+    """The whole function: images [B, H, W, 3] of any size to float32 logits [B, H, W, num_classes].
 
     Pixels are uint8, or floats in the same range 0 … 255. Normalisation, padding to a multiple of
     32 and cropping back happen here, so that no caller can do them differently.
@@ -74,6 +74,11 @@ class UNet(nn.Module):
             features = jax.lax.stop_gradient(features)
         x = self.decoder(features, train)
         logits = nn.Conv(
-            self.num_classes, (3, 3), padding=1, kernel_init=kernel_init, dtype=self.dtype, name="head"
+            self.num_classes,
+            (3, 3),
+            padding=1,
+            kernel_init=kernel_init,
+            dtype=self.dtype,
+            name="head",
         )(x)
         return logits[:, :height, :width].astype(jnp.float32)

@@ -1,0 +1,95 @@
+"""Evaluates a trained run on a split: report/<split>.json and its pictures.
+
+  python -m segjax.evaluate --workdir runs/camvid-cpu --split test
+
+The configuration comes from the work directory.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from segjax import cli
+from segjax.errors import ConfigError
+
+SPLITS = ("train", "val", "test")
+CHECKPOINTS = ("best", "latest")
+
+
+def define_flags() -> None:
+    """The flags of this entry point."""
+    flags.DEFINE_string("workdir", None, "The run to evaluate.")
+    flags.DEFINE_enum("split", "val", SPLITS, "The split to evaluate on.")
+    flags.DEFINE_enum("checkpoint", "best", CHECKPOINTS, "best (by validation mIoU) or latest.")
+    flags.DEFINE_string("data_root", None, "Where the data are, if not where they were.")
+    flags.DEFINE_enum(
+        "resolution",
+        None,
+        ("native", "input"),
+        "Count at the labels' own resolution or at that of the network's input; as trained by "
+        "default.",
+    )
+
+
+def evaluate_run(
+    folder: Path,
+    split: str = "val",
+    checkpoint: str = "best",
+    data_root: str | None = None,
+    resolution: str | None = None,
+) -> dict:
+    """Scores a checkpoint of `folder` on a split, writes the report and returns it."""
+    from segjax import setup, state, workdir
+    from segjax.checkpoint import Checkpoints
+    from segjax.data import check
+    from segjax.evaluator import evaluate, write_split
+    from segjax.parallel import Parallel
+
+    config, table, counts = workdir.load(folder)
+    config.data.root = data_root or config.data.root
+    config.eval.resolution = resolution or config.eval.resolution
+    config.data.allow_missing_classes = True  # of the training split, which is not opened here
+    devices = Parallel(config.parallel)
+    data = check.check(config.data, splits=(split,))
+    if data.table != table:
+        raise ConfigError(
+            f"{config.data.root}: the label table differs from the one of {folder}/classes.json; "
+            "evaluate on data with the classes that were trained"
+        )
+    functions = setup.build(config, devices, len(table.names), counts, total_steps=1)
+    checkpoints = Checkpoints(folder)
+    step = checkpoints.find(checkpoint)
+    fresh = state.create(functions.model, functions.optimizer, config.seed)
+    variables = devices.replicate(checkpoints.restore_ema(fresh.ema, step))
+    checkpoints.close()
+    result = evaluate(
+        variables,
+        setup.eval_examples(config, split, data),
+        step=functions.eval_step,
+        devices=devices,
+        batch_size=config.eval.batch_size,
+        num_pictures=config.eval.num_pictures,
+    )
+    return write_split(folder, split, result, table, step, setup.resolution_name(config))
+
+
+def main() -> None:
+    """Prints the table of `evaluate_run`."""
+    values = flags.FLAGS
+    if not values.workdir:
+        raise ConfigError("--workdir is missing; give the folder of a trained run")
+    report = evaluate_run(
+        Path(values.workdir),
+        values.split,
+        values.checkpoint,
+        values.data_root,
+        values.resolution,
+    )
+    from segjax.report import format_table
+
+    print(format_table(report))
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)
