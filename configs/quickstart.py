@@ -10,12 +10,16 @@ def get_config() -> ConfigDict:
     config = common.get_config()
     config.data.source = "shapes"
     config.data.size = (64, 64)
-    config.data.num_train = 2000
+    config.data.num_train = 4000
     config.data.num_val = 200
-    config.num_epochs = 20
-    config.batch_size = 16
+    config.num_epochs = 5
+    config.batch_size = 8
     config.model.width = 0.35
-    config.model.decoder_channels = (128, 64, 32, 24, 16)
-    config.optim.learning_rate = 3e-3
-    config.eval.every_epochs = 2
+    config.model.decoder_channels = (64, 48, 32, 24, 16)
+    config.model.upsample = "bilinear"
+    # Every image is drawn at random already; a mirrored one is as likely.
+    config.augment.update(
+        scale=(1.0, 1.0), brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, gamma=0.0
+    )
+    config.optim.learning_rate = 8e-3
     return config

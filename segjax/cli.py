@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from segjax.errors import ConfigError, SegjaxError
 
 FLAGS = flags.FLAGS
+flags.disclaim_key_flags()  # --help shows --config among the flags of the entry point
 INTERRUPTED = 130  # the exit code of a program stopped by Ctrl-C
 
 
@@ -43,18 +44,29 @@ def config_name() -> str:
     return "-".join(filter(None, (Path(path).stem, variant)))
 
 
+def _describe(error: BaseException) -> str:
+    """The message in one line; ml_collections wraps that of a field which does not exist."""
+    while error.args and isinstance(error.args[0], BaseException):
+        error = error.args[0]
+    lines = str(error.args[0] if error.args else error).splitlines()
+    unknown = "unknown field " if isinstance(error, KeyError) else ""
+    return unknown + ". ".join(lines)
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parses flags; every mistake ends in one line that says what to change."""
     try:
         rest = FLAGS(list(argv))
+        if "config" in FLAGS and FLAGS.config is not None:
+            _ = FLAGS.config.is_locked  # ml_collections tells of a missing file only when asked
     except flags.Error as error:
         message = str(error)
-    except (AttributeError, KeyError) as error:  # ml_collections, for a field that does not exist
-        message = f"--config: {error.args[0] if error.args else error}"
-    except (TypeError, ValueError) as error:
-        message = f"--config: {error}"
-    except (OSError, SegjaxError) as error:
-        message = f"--config: {error}"
+        if "get_config() takes" in message:
+            message = f"{message.partition(': ')[0]}: this file has no variants"
+    except OSError as error:
+        message = f"--config: {str(error).splitlines()[-1].strip()}"
+    except (AttributeError, KeyError, TypeError, ValueError, SegjaxError) as error:
+        message = f"--config: {_describe(error)}"
     else:
         if len(rest) == 1:
             return rest

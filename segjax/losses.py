@@ -35,7 +35,8 @@ def cross_entropy(
     """Mean of -w_c (1 - p_c)^γ log p_c over labelled pixels, divided by the sum of the w_c.
 
     γ = 0 is cross entropy; γ > 0 the focal loss (Lin et al., "Focal Loss for Dense Object
-    Detection", ICCV 2017, equation 5). Label smoothing gives the share α of a label to all classes alike.
+    Detection", ICCV 2017, equation 5). Label smoothing shares a part of every label among all
+    classes.
     """
     target, mask = _one_hot(logits, label)
     log_p = jax.nn.log_softmax(logits)
@@ -44,7 +45,8 @@ def cross_entropy(
         weight = target @ class_weights
     smooth = optax.smooth_labels(target, label_smoothing) if label_smoothing else target
     if gamma:
-        smooth = smooth * (1 - jnp.exp(log_p)) ** gamma
+        # Not 0: where p is 1, a power below 1 has an infinite slope.
+        smooth = smooth * jnp.maximum(1 - jnp.exp(log_p), 1e-6) ** gamma
     loss = -(smooth * log_p).sum(-1)
     total = global_sum((loss * weight).sum(), axis_name)
     return total / jnp.maximum(global_sum(weight.sum(), axis_name), 1e-6)
@@ -108,6 +110,12 @@ def build(config: ConfigDict, pixel_counts: jax.Array) -> Loss:
         raise ConfigError(
             f"config.loss.class_weights is {config.class_weights!r}; choose 'none' or 'auto'"
         )
+    if not 0 <= config.label_smoothing < 1:
+        raise ConfigError(
+            f"config.loss.label_smoothing is {config.label_smoothing}; it must be in [0, 1)"
+        )
+    if config.focal_gamma < 0:
+        raise ConfigError(f"config.loss.focal_gamma is {config.focal_gamma}; it must be at least 0")
     weights = median_frequency_weights(pixel_counts) if config.class_weights == "auto" else None
     smoothing = config.label_smoothing
     shared = dict(class_weights=weights, label_smoothing=smoothing)

@@ -46,7 +46,8 @@ def validate(config: ConfigDict, devices: Parallel) -> None:
     resolution = config.eval.resolution
     _require(resolution in RESOLUTIONS, "eval.resolution", resolution, f"one of {RESOLUTIONS}")
     size = tuple(config.data.size)
-    _require(len(size) == 2 and min(size) >= 1, "data.size", size, "height and width")
+    whole = all(isinstance(n, int) and n >= 1 for n in size)
+    _require(len(size) == 2 and whole, "data.size", size, "height and width")
     fit = config.data.fit
     _require(fit in pipeline.FITS, "data.fit", fit, f"one of {pipeline.FITS}")
     augment.check(config.augment)

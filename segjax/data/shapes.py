@@ -1,12 +1,15 @@
 """Procedural images with exact labels: the data embedded in segjax, without a download.
 
 Twenty classes are five shapes times four textures, so that neither outline nor texture alone tells
-the class. Objects occlude one another over a textured, noisy, unevenly lit background.
+the class. As in nature, a texture has its typical colours. Objects occlude one another over a textured, noisy, unevenly lit background.
 """
+
+import colorsys
+from dataclasses import replace
 
 import numpy as np
 
-from segjax.data.datasets import LabelTable
+from segjax.data.datasets import LabelTable, default_palette
 
 SHAPES = ("disk", "square", "triangle", "cross", "ring")
 TEXTURES = ("plain", "stripes", "checks", "dots")
@@ -17,7 +20,9 @@ FIRST_IMAGE = {"train": 0, "val": 10_000_000, "test": 20_000_000}
 
 def table() -> LabelTable:
     """The label table of the twenty classes and the background."""
-    return LabelTable.of_names(CLASSES)
+    palette = default_palette(len(CLASSES))
+    palette[0] = 64  # a quiet grey for the background
+    return replace(LabelTable.of_names(CLASSES), palette=palette)
 
 
 def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -45,15 +50,18 @@ def _pattern(texture: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return (u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.09
 
 
-def _colors(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two colours of clearly different brightness, float [3] in 0 … 255."""
-    dark, light = rng.uniform(0, 100, 3), rng.uniform(155, 255, 3)
-    return (dark, light) if rng.random() < 0.5 else (light, dark)
+def _colors(rng: np.random.Generator, hue: float) -> np.ndarray:
+    """Two colours near a hue, one darker than the other: float [2, 3] in 0 … 255."""
+    hues = hue + rng.uniform(-0.08, 0.08, 2)
+    bright = rng.uniform(0.75, 1)
+    values = rng.permutation([bright, bright * rng.uniform(0.5, 0.7)])
+    pairs = zip(hues, rng.uniform(0.5, 1, 2), values, strict=True)
+    return 255 * np.array([colorsys.hsv_to_rgb(h % 1, s, v) for h, s, v in pairs])
 
 
 def _background(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """A wavy texture between two close colours, float [H, W, 3]."""
-    base = rng.uniform(60, 195, 3)
+    base = rng.uniform(60, 195) + rng.uniform(-15, 15, 3)
     angle, period = rng.uniform(0, np.pi), rng.uniform(4, 12)
     wave = np.sin((np.cos(angle) * x + np.sin(angle) * y) * 2 * np.pi / period)
     return base + (wave * rng.uniform(5, 25))[..., None] * rng.uniform(0.3, 1, 3)
@@ -66,24 +74,23 @@ def draw(seed: int, index: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
     y, x = np.mgrid[:height, :width].astype(np.float32)
     image = _background(rng, y, x)
     label = np.zeros(size, np.uint8)
-    for _ in range(rng.integers(3, 6)):
+    # One object near the middle of each quarter, in random order: they overlap, but none is hidden.
+    for quarter in rng.permutation(4):
         shape, texture = rng.integers(len(SHAPES)), rng.integers(len(TEXTURES))
-        radius = rng.uniform(0.16, 0.28) * min(size)
-        dy, dx = y - rng.uniform(0, height), x - rng.uniform(0, width)
-        tilt = rng.uniform(-0.35, 0.35)
+        radius = rng.uniform(0.17, 0.26) * min(size)
+        middle = (np.array(divmod(quarter, 2)) + rng.uniform(0.3, 0.8, 2)) / 2
+        dy, dx = y - middle[0] * height, x - middle[1] * width
+        tilt = rng.uniform(-0.15, 0.15)
         v = (np.cos(tilt) * dy - np.sin(tilt) * dx) / radius
         u = (np.sin(tilt) * dy + np.cos(tilt) * dx) / radius
         periods = radius / rng.uniform(5, 7)
         second = _pattern(TEXTURES[texture], u * periods, v * periods)
-        first_color, second_color = _colors(rng)
+        first_color, second_color = _colors(rng, texture / len(TEXTURES))
         inside = _inside(SHAPES[shape], u, v)
         image[inside] = np.where(second[..., None], second_color, first_color)[inside]
         label[inside] = 1 + shape * len(TEXTURES) + texture
-    light = (
-        1
-        + rng.uniform(-0.3, 0.3) * (2 * x / width - 1)
-        + rng.uniform(-0.3, 0.3) * (2 * y / height - 1)
-    )
+    slope = rng.uniform(-0.3, 0.3, 2)
+    light = 1 + slope[0] * (2 * y / height - 1) + slope[1] * (2 * x / width - 1)
     image = image * light[..., None] + rng.normal(0, rng.uniform(2, 12), image.shape)
     return {"image": image.clip(0, 255).astype(np.uint8), "label": label}
 

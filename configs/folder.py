@@ -1,0 +1,22 @@
+"""Your own images and masks.
+
+Data: ROOT/{train,val,test}/{images,masks}/NAME.*, or one folder ROOT/{images,masks} that is divided
+by a seed, and ROOT/classes.json, such as {"classes": ["background", "cell"], "values": [0, 255]}.
+
+  python -m segjax.data.check --config configs/folder.py --config.data.root=ROOT
+  python -m segjax.main --config configs/folder.py --config.data.root=ROOT --workdir runs/mine
+
+Expected result and cost depend on the data.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+    """The defaults, with a loss that does not forget small classes."""
+    config = common.get_config()
+    config.data.source = "folder"
+    config.loss.dice = 1.0
+    return config

@@ -1,0 +1,25 @@
+import jax
+import pytest
+
+from configs import common
+
+jax.config.update("jax_num_cpu_devices", 4)  # before the first use of a device
+
+
+@pytest.fixture
+def tiny_config():
+    """A complete configuration that trains within seconds."""
+    config = common.get_config()
+    config.num_epochs = 2
+    config.batch_size = 4
+    config.parallel = "jit"
+    config.data.source = "shapes"
+    config.data.size = (32, 32)
+    config.data.num_train = 16
+    config.data.num_val = 6
+    config.data.allow_missing_classes = True
+    config.model.width = 0.35
+    config.model.decoder_channels = (8, 8, 8, 8, 8)
+    config.eval.batch_size = 4
+    config.eval.num_pictures = 2
+    return config

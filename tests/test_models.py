@@ -1,0 +1,193 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import common
+from segjax import models
+from segjax.errors import ConfigError
+from segjax.models.layers import DepthwiseConv, PointwiseConv, upsample_bilinear, upsample_nearest
+from segjax.models.mobilenet_v2 import MobileNetV2, scaled
+from segjax.models.unet import Decoder
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def shapes_of(model, *args, **kwargs):
+    return jax.eval_shape(lambda key: model.init(key, *args, **kwargs), jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("width", "parameters"),
+    # torchvision's mobilenet_v2(width_mult=…).features
+    [(1.0, 2_223_872), (0.35, 395_648), (1.4, 4_361_568)],
+)
+def test_encoder_has_the_published_number_of_parameters(width, parameters):
+    variables = shapes_of(MobileNetV2(width), jnp.zeros((1, 64, 64, 3)), train=False)
+    assert count(variables["params"]) == parameters
+
+
+def test_unet_has_the_parameters_of_segmentation_models_pytorch():
+    model = models.build(common.get_config().model, 11)
+    variables = shapes_of(model, jnp.zeros((1, 64, 64, 3), jnp.uint8))
+    assert count(variables["params"]) == 6_630_395
+
+
+def test_encoder_features_have_the_strides_and_channels_of_the_paper():
+    encoder = MobileNetV2(1.0)
+    image = jnp.zeros((2, 64, 96, 3))
+    variables = shapes_of(encoder, image, train=False)
+    features = jax.eval_shape(lambda v: encoder.apply(v, image, train=False), variables)
+    assert [f.shape for f in features] == [
+        (2, 32, 48, 16),
+        (2, 16, 24, 24),
+        (2, 8, 12, 32),
+        (2, 4, 6, 96),
+        (2, 2, 3, 1280),
+    ]
+
+
+@pytest.mark.parametrize(("channels", "width", "rounded"), [(32, 0.35, 16), (24, 0.35, 8), (16, 0.35, 8), (32, 1.4, 48), (160, 0.75, 120)])  # fmt: skip
+def test_scaled_channels_are_multiples_of_eight_and_at_least_ninety_per_cent(
+    channels, width, rounded
+):
+    assert scaled(channels, width) == rounded
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
+def test_depthwise_convolution_equals_a_grouped_one(stride, size):
+    x = jax.random.normal(jax.random.key(0), (2, *size, 5))
+    layer = DepthwiseConv(stride)
+    variables = layer.init(jax.random.key(1), x)
+
+    def grouped(kernel, x):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            ((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=5,
+        )
+
+    def ours(kernel, x):
+        return layer.apply({"params": {"kernel": kernel}}, x)
+
+    kernel = variables["params"]["kernel"]
+    np.testing.assert_allclose(ours(kernel, x), grouped(kernel, x), atol=1e-5)
+    gradients = [
+        jax.grad(lambda k, x, f=f: (f(k, x) ** 2).sum(), argnums=(0, 1))(kernel, x)
+        for f in (ours, grouped)
+    ]
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_pointwise_convolution_equals_a_convolution():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
+    layer = PointwiseConv(7)
+    variables = layer.init(jax.random.key(1), x)
+    expected = jax.lax.conv_general_dilated(
+        x, variables["params"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
+
+
+def test_upsampling_equals_jax_image_resize():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
+    for ours, method in ((upsample_nearest, "nearest"), (upsample_bilinear, "bilinear")):
+        expected = jax.image.resize(x, (2, 6, 10, 4), method)
+        np.testing.assert_allclose(ours(x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("upsample", models.UPSAMPLE)
+def test_every_skip_of_the_decoder_has_a_gradient(upsample):
+    decoder = Decoder((8, 8, 8, 8, 8), upsample)
+    keys = jax.random.split(jax.random.key(0), 5)
+    features = [
+        jax.random.normal(key, (1, 32 // 2**i, 32 // 2**i, 3 + i)) for i, key in enumerate(keys)
+    ]
+    variables = jax.jit(lambda: decoder.init(keys[0], features, train=False))()
+
+    def total(features):
+        return decoder.apply(variables, features, train=False).sum()
+
+    for gradient in jax.jit(jax.grad(total))(features):
+        assert (gradient != 0).mean() > 0.1
+
+
+def tiny_model(**changes):
+    config = common.get_config().model
+    config.width = 0.35
+    config.decoder_channels = (8, 8, 8, 8, 8)
+    config.update(changes)
+    return models.build(config, 3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (33, 50), (64, 31)])
+def test_any_image_size_gives_logits_of_the_same_size(size):
+    model = tiny_model()
+    image = jnp.zeros((2, *size, 3), jnp.uint8)
+    logits = jax.eval_shape(lambda v: model.apply(v, image), shapes_of(model, image))
+    assert (logits.shape, logits.dtype) == ((2, *size, 3), jnp.float32)
+
+
+def test_padding_does_not_move_the_result_of_a_multiple_of_the_stride():
+    """Cropping an image at a multiple of 32 leaves far pixels' logits as they were."""
+    model = tiny_model()
+    image = jax.random.randint(jax.random.key(0), (1, 64, 64, 3), 0, 256).astype(jnp.uint8)
+    variables = jax.jit(model.init)(jax.random.key(0), image)
+    apply = jax.jit(model.apply)
+    np.testing.assert_allclose(
+        apply(variables, image), apply(variables, image.astype(jnp.float32)), atol=1e-6
+    )
+
+
+def test_bfloat16_keeps_parameters_and_logits_in_float32():
+    model = tiny_model(dtype="bfloat16")
+    image = jnp.zeros((1, 32, 32, 3), jnp.uint8)
+    variables = shapes_of(model, image)
+    logits = jax.eval_shape(lambda v: model.apply(v, image), variables)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
+    assert logits.dtype == jnp.float32
+
+
+def test_frozen_encoder_has_no_gradient_and_keeps_its_batch_statistics():
+    model = tiny_model(freeze_encoder=True)
+    image = jax.random.randint(jax.random.key(0), (2, 32, 32, 3), 0, 256).astype(jnp.uint8)
+    variables = jax.jit(model.init)(jax.random.key(0), image)
+
+    @jax.jit
+    def step(params):
+        def loss(params):
+            logits, updates = model.apply(
+                {**variables, "params": params}, image, train=True, mutable=["batch_stats"]
+            )
+            return (logits**2).sum(), updates["batch_stats"]
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    gradients, batch_stats = step(variables["params"])
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradients["encoder"]))
+    assert any((leaf != 0).any() for leaf in jax.tree.leaves(gradients["decoder"]))
+    old = variables["batch_stats"]
+    jax.tree.map(np.testing.assert_array_equal, batch_stats["encoder"], old["encoder"])
+    moved = jax.tree.map(lambda a, b: (a != b).any(), batch_stats["decoder"], old["decoder"])
+    assert all(jax.tree.leaves(moved))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("width", 0.6),
+        ("dtype", "float16"),
+        ("upsample", "cubic"),
+        ("decoder_channels", (8, 8)),
+    ],
+)
+def test_impossible_models_are_refused_by_name(field, value):
+    with pytest.raises(ConfigError, match=f"config.model.{field}"):
+        tiny_model(**{field: value})

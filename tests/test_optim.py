@@ -1,0 +1,114 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import common
+from segjax import optim
+from segjax.errors import ConfigError
+
+STEPS = 100
+PEAK = 0.5
+
+
+def config(**changes):
+    fields = common.get_config().optim
+    fields.update({"learning_rate": PEAK, "schedule": "constant", "warmup_fraction": 0.0} | changes)
+    return fields
+
+
+@pytest.fixture
+def params():
+    rng = np.random.default_rng(0)
+    layer = {"kernel": (3, 3, 2, 4), "scale": (4,), "bias": (4,)}
+    return {
+        part: {
+            name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in layer.items()
+        }
+        for part in ("encoder", "decoder")
+    }
+
+
+def updates_of(params, gradients=None, freeze=False, **changes):
+    """The third of three updates with the same gradients, by default the parameters themselves."""
+    optimizer, _ = optim.build(config(**changes), STEPS, freeze)
+    state = optimizer.init(params)
+    for _ in range(3):
+        updates, state = optimizer.update(params if gradients is None else gradients, state, params)
+    return updates
+
+
+@pytest.mark.parametrize(
+    ("schedule", "middle", "end"),
+    [
+        ("cosine", PEAK / 2, 0.0),
+        ("poly", PEAK * 0.5**0.9, 0.0),
+        ("constant", PEAK, PEAK),
+    ],
+)
+def test_schedules_warm_up_then_decay(schedule, middle, end):
+    rate = optim.build_schedule(config(schedule=schedule, warmup_fraction=0.2), STEPS)
+    steps = (0, 10, 20, 60, 100)
+    values = [float(rate(step)) for step in steps]
+    np.testing.assert_allclose(values, [0, PEAK / 2, PEAK, middle, end], rtol=1e-6, atol=1e-7)
+
+
+def test_without_warm_up_the_first_step_has_the_full_rate():
+    rate = optim.build_schedule(config(schedule="poly"), STEPS)
+    np.testing.assert_allclose(
+        [float(rate(step)) for step in (0, 50, 100)], [PEAK, PEAK * 0.5**0.9, 0], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_weight_decay_shrinks_kernels_and_nothing_else(params, name):
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates = updates_of(params, zeros, name=name, weight_decay=0.1)
+    for part in params:
+        np.testing.assert_allclose(
+            updates[part]["kernel"], -PEAK * 0.1 * params[part]["kernel"], rtol=1e-6
+        )
+        assert (updates[part]["scale"] == 0).all() and (updates[part]["bias"] == 0).all()
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_encoder_lr_ratio_scales_the_updates_of_the_encoder_alone(params, name):
+    full = updates_of(params, name=name)
+    tenth = updates_of(params, name=name, encoder_lr_ratio=0.1)
+    jax.tree.map(np.testing.assert_array_equal, tenth["decoder"], full["decoder"])
+    scaled = jax.tree.map(lambda u: u * jnp.float32(0.1), full["encoder"])
+    jax.tree.map(np.testing.assert_array_equal, tenth["encoder"], scaled)
+    assert all((u != 0).all() for u in jax.tree.leaves(tenth))
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_a_frozen_encoder_does_not_move(params, name):
+    updates = updates_of(params, freeze=True, name=name, weight_decay=0.1)
+    assert all((u == 0).all() for u in jax.tree.leaves(updates["encoder"]))
+    assert all((u != 0).all() for u in jax.tree.leaves(updates["decoder"]))
+
+
+def test_gradients_are_clipped_by_their_global_norm(params):
+    options = dict(name="sgd", momentum=0.0, weight_decay=0.0, learning_rate=1.0)
+    updates = updates_of(params, grad_clip=0.01, **options)
+    np.testing.assert_allclose(optax.global_norm(updates), 0.01, rtol=1e-5)
+    loose = updates_of(params, grad_clip=1e6, **options)
+    jax.tree.map(lambda u, g: np.testing.assert_array_equal(u, -g), loose, params)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "adam"),
+        ("schedule", "step"),
+        ("learning_rate", 0.0),
+        ("learning_rate", -1.0),
+        ("grad_clip", 0.0),
+        ("warmup_fraction", 1.0),
+        ("warmup_fraction", -0.1),
+    ],
+)
+def test_build_refuses_what_cannot_work(field, value):
+    with pytest.raises(ConfigError, match=rf"config\.optim\.{field} is {value!r}"):
+        optim.build(config(**{field: value}), STEPS)

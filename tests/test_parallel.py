@@ -1,0 +1,153 @@
+"""One masked step is the same update on one device, on a mesh and under pmap."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax import setup, state
+from segjax.errors import ConfigError
+from segjax.parallel import Parallel
+
+NUM_CLASSES = 3
+
+
+def batch_with_uneven_void(seed=0, batch_size=8, size=32):
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, NUM_CLASSES, (batch_size, size, size)).astype(np.uint8)
+    for i in range(batch_size):
+        label[i, : i * size // batch_size] = 255
+    return {
+        "image": rng.integers(0, 256, (batch_size, size, size, 3)).astype(np.uint8),
+        "label": label,
+        "size": np.full((batch_size, 2), size, np.int32),
+        "index": np.arange(batch_size, dtype=np.int32),
+    }
+
+
+def one_step(config, mode, count):
+    devices = Parallel(mode, jax.devices()[:count])
+    functions = setup.build(config, devices, NUM_CLASSES, np.array([100, 10, 1]), total_steps=10)
+    start = state.create(functions.model, functions.optimizer, config.seed)
+    batch = devices.shard(batch_with_uneven_void())
+    after, metrics = functions.train_step(devices.replicate(start), batch)
+    scores = functions.eval_step(after.ema, batch)
+    prediction = devices.unshard(scores.pop("prediction"))
+    return (
+        devices.unreplicate(after),
+        devices.unreplicate(metrics),
+        devices.unreplicate(scores),
+        prediction,
+    )
+
+
+@pytest.fixture
+def sgd_config(tiny_config):
+    """SGD, whose update is proportional to the gradient; Adam's first one is its sign only."""
+    tiny_config.optim.name = "sgd"
+    tiny_config.optim.warmup_fraction = 0.0
+    tiny_config.optim.learning_rate = 0.1
+    tiny_config.loss.dice = 1.0
+    tiny_config.loss.class_weights = "auto"
+    return tiny_config
+
+
+def largest_difference(a, b):
+    return max(
+        float(np.abs(np.asarray(x, np.float64) - np.asarray(y, np.float64)).max())
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def test_mesh_and_pmap_of_four_devices_equal_one_device(sgd_config):
+    expected, metrics, scores, prediction = one_step(sgd_config, "jit", 1)
+    assert metrics["confusion"].sum() > 0
+    for mode in ("jit", "pmap"):
+        got, got_metrics, got_scores, got_prediction = one_step(sgd_config, mode, 4)
+        assert largest_difference(expected.variables, got.variables) < 2e-5, mode
+        np.testing.assert_allclose(metrics["loss"], got_metrics["loss"], rtol=1e-5)
+        np.testing.assert_allclose(metrics["grad_norm"], got_metrics["grad_norm"], rtol=1e-4)
+        np.testing.assert_allclose(scores["loss"], got_scores["loss"], rtol=1e-4)
+        assert scores["weight"] == got_scores["weight"]
+        assert (prediction == got_prediction).mean() > 0.999
+
+
+def test_a_step_moves_every_parameter_and_statistic(sgd_config):
+    devices = Parallel("jit", jax.devices()[:1])
+    functions = setup.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
+    start = state.create(functions.model, functions.optimizer, sgd_config.seed)
+    old = jax.tree.map(np.array, start.variables)
+    batch = devices.shard(batch_with_uneven_void())
+    after, _ = functions.train_step(devices.replicate(start), batch)
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.variables, old)
+    assert all(jax.tree.leaves(moved))
+    assert int(after.step) == 1
+
+
+def test_accumulation_of_unweighted_cross_entropy_is_one_gradient(tiny_config):
+    """With the encoder's and decoder's batch statistics frozen out by equal parts."""
+    tiny_config.optim.name = "sgd"
+    devices = Parallel("jit", jax.devices()[:1])
+    batch = batch_with_uneven_void()
+    # Two identical halves: batch statistics of the parts are then those of the whole.
+    half = {k: v[:4] for k, v in batch.items()}
+    batch = {k: np.repeat(v, 2, axis=0) for k, v in half.items()}
+    results = []
+    for parts in (1, 2):
+        tiny_config.optim.accumulate = parts
+        functions = setup.build(tiny_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
+        start = state.create(functions.model, functions.optimizer, 0)
+        after, metrics = functions.train_step(devices.replicate(start), devices.shard(batch))
+        results.append((after.params, metrics["loss"], metrics["confusion"]))
+    assert largest_difference(results[0], results[1]) < 1e-5
+
+
+def test_train_step_is_traced_once(tiny_config):
+    devices = Parallel("jit", jax.devices()[:1])
+    functions = setup.build(tiny_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
+    current = devices.replicate(state.create(functions.model, functions.optimizer, 0))
+    for seed in range(3):
+        batch = devices.shard(batch_with_uneven_void(seed))
+        current, _ = functions.train_step(current, batch)
+    assert functions.train_step._cache_size() == 1
+
+
+def test_state_survives_replication_bit_for_bit():
+    tree = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "step": np.int32(3)}
+    for mode in ("jit", "pmap"):
+        devices = Parallel(mode)
+        back = devices.unreplicate(devices.replicate(tree))
+        jax.tree.map(np.testing.assert_array_equal, back, tree)
+
+
+def test_prefetch_returns_every_batch_in_order():
+    devices = Parallel("jit")
+    batches = [{"x": np.full((4, 1), i)} for i in range(5)]
+    got = [int(devices.unshard(b["x"])[0, 0]) for b in devices.prefetch(batches)]
+    assert got == [0, 1, 2, 3, 4]
+
+
+def test_bad_mode_and_uneven_batches_are_refused():
+    with pytest.raises(ConfigError, match="config.parallel"):
+        Parallel("tpu")
+    with pytest.raises(ConfigError, match="config.batch_size is 6"):
+        Parallel("pmap", jax.devices()[:4]).check_batch_size(6)
+
+
+def test_auto_is_jit_on_one_device_and_pmap_on_several():
+    assert Parallel("auto", jax.devices()[:1]).mode == "jit"
+    assert Parallel("auto", jax.devices()[:4]).mode == "pmap"
+
+
+def test_logits_follow_each_label_s_own_size():
+    from segjax.steps import to_label_size
+
+    logits = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    size = jnp.array([[8, 8], [4, 6]])
+    out = to_label_size(logits, size, (8, 8))
+    np.testing.assert_allclose(
+        out[0], jax.image.resize(logits[0], (8, 8, 3), "bilinear"), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        out[1, :4, :6], jax.image.resize(logits[1], (4, 6, 3), "bilinear"), atol=1e-5
+    )

@@ -1,0 +1,138 @@
+"""The loop: it learns, it resumes exactly, it stops when it must, and bad input costs nothing."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from segjax import evaluate, steps, train
+from segjax.checkpoint import Checkpoints
+from segjax.errors import ConfigError, Interrupted, TrainingError
+
+
+def assert_equal_trees(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def interrupt_after(monkeypatch, count):
+    """SIGINT to this process after `count` steps, as Ctrl-C does."""
+    calls = iter(range(1, 1000))
+    original = train.Progress.step
+
+    def step(self):
+        if next(calls) == count:
+            os.kill(os.getpid(), signal.SIGINT)
+        original(self)
+
+    monkeypatch.setattr(train.Progress, "step", step)
+
+
+def test_a_run_leaves_everything_it_promises(tiny_config, tmp_path):
+    state, report = train.train_and_evaluate(tiny_config, tmp_path)
+    assert int(state.step) == 8
+    assert json.loads((tmp_path / "report" / "val.json").read_text())["num_images"] == 6
+    assert 0 <= report["mean_iou"] <= 1
+    assert report["checkpoint_step"] in (4, 8)
+    for name in ("training_curves.png", "predictions.png", "confusion.png"):
+        assert (tmp_path / "report" / name).stat().st_size > 1000
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    train_tags = ("loss", "accuracy", "mean_iou", "learning_rate", "grad_norm", "images_per_s")
+    assert {f"train/{name}" for name in (*train_tags, "data_wait")} <= tags
+    assert {"val/loss", "val/accuracy", "val/mean_iou", "val_iou/background"} <= tags
+    assert events.Tags()["images"]
+
+    # The entry point, from the work directory alone, gives the numbers that training gave.
+    again = evaluate.evaluate_run(tmp_path, "val")
+    assert again == pytest.approx(report, nan_ok=True) or json.dumps(again) == json.dumps(report)
+    assert evaluate.evaluate_run(tmp_path, "test")["num_images"] == 6
+
+    # The same command on a finished run trains no further.
+    state_again, report_again = train.train_and_evaluate(tiny_config, tmp_path)
+    assert_equal_trees(state_again, state)
+    assert json.dumps(report_again) == json.dumps(report)
+
+    tiny_config.optim.learning_rate = 0.5
+    with pytest.raises(ConfigError, match=r"optim.learning_rate was 0.001, is 0.5"):
+        train.train_and_evaluate(tiny_config, tmp_path)
+
+
+def test_an_interrupted_run_ends_as_if_it_had_not_been(tiny_config, tmp_path, monkeypatch):
+    tiny_config.loss.dice = 1.0
+    whole, _ = train.train_and_evaluate(tiny_config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3)
+        with pytest.raises(Interrupted, match="stopped at step 3") as stopped:
+            train.train_and_evaluate(tiny_config, tmp_path / "parts")
+    assert stopped.value.exit_code == 130
+    parts, _ = train.train_and_evaluate(tiny_config, tmp_path / "parts")
+    assert_equal_trees(parts, whole)
+    histories = []
+    for name in ("whole", "parts"):
+        checkpoints = Checkpoints(tmp_path / name)
+        histories.append(checkpoints.restore(whole, 8)[1]["history"])
+        checkpoints.close()
+    assert histories[0] == histories[1]
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step_and_keeps_the_checkpoint(
+    tiny_config, tmp_path, monkeypatch
+):
+    original = steps.train_step
+
+    def poisoned(state, batch, **kwargs):
+        state, metrics = original(state, batch, **kwargs)
+        loss = jax.numpy.where(state.step == 6, jax.numpy.nan, metrics["loss"])
+        return state, {**metrics, "loss": loss}
+
+    monkeypatch.setattr(steps, "train_step", poisoned)
+    with pytest.raises(TrainingError, match=r"loss nan .* step 6; .* checkpoint is step 4"):
+        train.train_and_evaluate(tiny_config, tmp_path)
+    assert (tmp_path / "checkpoints" / "4").is_dir()
+
+
+def test_a_work_directory_that_cannot_be_written_is_refused(tiny_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        train.train_and_evaluate(tiny_config, tmp_path / "file")
+
+
+def test_latest_and_best_checkpoints_are_kept_and_nan_is_never_best(tiny_config, tmp_path):
+    from segjax import setup
+    from segjax import state as state_lib
+    from segjax.parallel import Parallel
+
+    functions = setup.build(tiny_config, Parallel("jit"), 3, np.ones(3), total_steps=10)
+    fresh = jax.device_get(state_lib.create(functions.model, functions.optimizer, 0))
+    checkpoints = Checkpoints(tmp_path)
+    for step, score in ((1, 0.5), (2, 0.7), (3, float("nan")), (4, 0.6)):
+        checkpoints.save(fresh.replace(step=np.int32(step)), {"history": [step]}, score)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path)
+    assert (checkpoints.find("best"), checkpoints.find("latest")) == (2, 4)
+    assert sorted(p.name for p in checkpoints.folder.iterdir() if p.is_dir()) == ["2", "4"]
+    restored, progress = checkpoints.restore(fresh, 4)
+    assert progress == {"history": [4]}
+    assert_equal_trees(restored.replace(step=fresh.step), fresh)
+    checkpoints.close()
+
+
+@pytest.mark.slow
+def test_a_few_images_are_overfitted(tiny_config, tmp_path):
+    """Eight images seen 100 times each: the network reproduces their labels."""
+    tiny_config.data.num_train = 8
+    tiny_config.data.num_val = 8
+    tiny_config.batch_size = 8
+    tiny_config.num_epochs = 200
+    tiny_config.eval.every_epochs = 200
+    tiny_config.model.decoder_channels = (64, 32, 32, 32, 32)
+    tiny_config.optim.learning_rate = 3e-3
+    tiny_config.augment.scale = (1.0, 1.0)
+    tiny_config.augment.flip_horizontal = False
+    train.train_and_evaluate(tiny_config, tmp_path)
+    assert evaluate.evaluate_run(tmp_path, "train")["mean_iou"] > 0.9
