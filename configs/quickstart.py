@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     config.data.size = (64, 64)
     config.data.num_train = 4000
     config.data.num_val = 200
-    config.num_epochs = 5
+    config.num_epochs = 4
     config.batch_size = 8
     config.model.width = 0.35
     config.model.decoder_channels = (64, 48, 32, 24, 16)

@@ -38,7 +38,10 @@ def evaluate_run(
     data_root: str | None = None,
     resolution: str | None = None,
 ) -> dict:
-    """Scores a checkpoint of `folder` on a split, writes the report and returns it."""
+    """Scores a checkpoint of `folder` on a split, writes the report and returns it.
+
+    At another resolution than the run's own the report is report/<split>_<resolution>.json.
+    """
     from segjax import setup, state, workdir
     from segjax.checkpoint import Checkpoints
     from segjax.data import check
@@ -47,7 +50,10 @@ def evaluate_run(
 
     config, table, counts = workdir.load(folder)
     config.data.root = data_root or config.data.root
-    config.eval.resolution = resolution or config.eval.resolution
+    name = split
+    if resolution and resolution != config.eval.resolution:
+        config.eval.resolution = resolution
+        name = f"{split}_{resolution}"
     config.data.allow_missing_classes = True  # of the training split, which is not opened here
     devices = Parallel(config.parallel)
     data = check.check(config.data, splits=(split,))
@@ -70,7 +76,7 @@ def evaluate_run(
         batch_size=config.eval.batch_size,
         num_pictures=config.eval.num_pictures,
     )
-    return write_split(folder, split, result, table, step, setup.resolution_name(config))
+    return write_split(folder, name, result, table, step, setup.resolution_name(config))
 
 
 def main() -> None:

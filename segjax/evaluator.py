@@ -78,16 +78,16 @@ def evaluate(
 
 
 def write_split(
-    folder: Path, split: str, result: Evaluation, table: LabelTable, step: int, resolution: str
+    folder: Path, name: str, result: Evaluation, table: LabelTable, step: int, resolution: str
 ) -> dict[str, Any]:
-    """Writes report/<split>.json, its confusion matrix and predictions; returns the report."""
+    """Writes report/<name>.json, its confusion matrix and predictions; returns the report."""
     content = report.split_report(
         result.confusion, table.names, result.loss, result.num_images, step, resolution
     )
     folder = folder / "report"
-    report.write_json(folder / f"{split}.json", content)
+    report.write_json(folder / f"{name}.json", content)
     # The pictures of the validation split keep the plain names.
-    prefix = "" if split == "val" else f"{split}_"
+    prefix = "" if name == "val" else f"{name}_"
     pictures.confusion_picture(result.confusion, table.names, folder / f"{prefix}confusion.png")
     if result.pictures:
         pictures.save_predictions(
@@ -95,6 +95,6 @@ def write_split(
             *zip(*result.pictures, strict=True),
             table.palette,
             table.names,
-            f"{split}, step {step}: mIoU {content['mean_iou']:.3f}",
+            f"{name}, step {step}: mIoU {content['mean_iou']:.3f}",
         )
     return content

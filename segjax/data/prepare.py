@@ -40,7 +40,8 @@ def main() -> None:
         sys.exit(f"error: {error}")
     print(
         f"{path}\nuse it with: --config.data.source=tfds --config.data.name=camvid "
-        f"--config.data.root={path.parents[1]} --config.data.classes=camvid"
+        f"--config.data.root={path.parents[1]} --config.data.classes=camvid "
+        "--config.data.label_key=label"
     )
 
 

@@ -78,7 +78,7 @@ def draw(seed: int, index: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
     for quarter in rng.permutation(4):
         shape, texture = rng.integers(len(SHAPES)), rng.integers(len(TEXTURES))
         radius = rng.uniform(0.17, 0.26) * min(size)
-        middle = (np.array(divmod(quarter, 2)) + rng.uniform(0.3, 0.8, 2)) / 2
+        middle = (np.array(divmod(quarter, 2)) + rng.uniform(0.2, 0.9, 2)) / 2
         dy, dx = y - middle[0] * height, x - middle[1] * width
         tilt = rng.uniform(-0.15, 0.15)
         v = (np.cos(tilt) * dy - np.sin(tilt) * dx) / radius
