@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
     config.data.num_train = 4000
     config.data.num_val = 200
     config.num_epochs = 4
+    config.log_every = 50
     config.batch_size = 8
     config.model.width = 0.35
     config.model.decoder_channels = (64, 48, 32, 24, 16)

@@ -1,9 +1,15 @@
+import tempfile
+
 import jax
 import pytest
 
 from configs import common
 
 jax.config.update("jax_num_cpu_devices", 4)  # before the first use of a device
+jax.config.update("jax_disable_most_optimizations", True)  # compiling takes longer than running
+# Compiling is most of the time of the tests; what one has compiled serves the next.
+_cache = tempfile.TemporaryDirectory()
+jax.config.update("jax_compilation_cache_dir", _cache.name)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from segjax.parallel import Parallel
 NUM_CLASSES = 3
 
 
-def batch_with_uneven_void(seed=0, batch_size=8, size=32):
+def batch_with_uneven_void(seed=0, batch_size=8, size=64):
     rng = np.random.default_rng(seed)
     label = rng.integers(0, NUM_CLASSES, (batch_size, size, size)).astype(np.uint8)
     for i in range(batch_size):
@@ -43,7 +43,13 @@ def one_step(config, mode, count):
 
 @pytest.fixture
 def sgd_config(tiny_config):
-    """SGD, whose update is proportional to the gradient; Adam's first one is its sign only."""
+    """SGD, whose update is proportional to the gradient; Adam's first one is its sign only.
+
+    At 64×64 batch norm sees 32 values at stride 32; at 32×32 it would see 8, and differences of
+    rounding would grow a hundredfold on their way.
+    """
+    tiny_config.data.size = (64, 64)
+    tiny_config.augment.scale = (1.0, 1.0)
     tiny_config.optim.name = "sgd"
     tiny_config.optim.warmup_fraction = 0.0
     tiny_config.optim.learning_rate = 0.1
@@ -52,20 +58,30 @@ def sgd_config(tiny_config):
     return tiny_config
 
 
-def largest_difference(a, b):
-    return max(
-        float(np.abs(np.asarray(x, np.float64) - np.asarray(y, np.float64)).max())
-        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )
+def assert_close(a, b, tolerance):
+    """Largest difference of every leaf, relative to the leaf's largest value."""
+    for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        scale = max(1e-2, float(np.abs(x).max()))
+        difference = float(np.abs(np.asarray(x, np.float64) - y).max()) / scale
+        assert difference < tolerance, (jax.tree_util.keystr(path), difference)
 
 
-def test_mesh_and_pmap_of_four_devices_equal_one_device(sgd_config):
+@pytest.fixture
+def optimized():
+    """Unoptimised sums run over one pixel after the other and round a hundred times worse."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+def test_mesh_and_pmap_of_four_devices_equal_one_device(sgd_config, optimized):
     expected, metrics, scores, prediction = one_step(sgd_config, "jit", 1)
-    assert metrics["confusion"].sum() > 0
+    assert metrics["confusion"].sum() == (batch_with_uneven_void()["label"] < NUM_CLASSES).sum()
     for mode in ("jit", "pmap"):
         got, got_metrics, got_scores, got_prediction = one_step(sgd_config, mode, 4)
-        assert largest_difference(expected.variables, got.variables) < 2e-5, mode
-        np.testing.assert_allclose(metrics["loss"], got_metrics["loss"], rtol=1e-5)
+        assert_close(expected.params, got.params, 1e-4)
+        assert_close(expected.batch_stats, got.batch_stats, 2e-5)
+        np.testing.assert_allclose(metrics["loss"], got_metrics["loss"], rtol=1e-6)
         np.testing.assert_allclose(metrics["grad_norm"], got_metrics["grad_norm"], rtol=1e-4)
         np.testing.assert_allclose(scores["loss"], got_scores["loss"], rtol=1e-4)
         assert scores["weight"] == got_scores["weight"]
@@ -99,7 +115,7 @@ def test_accumulation_of_unweighted_cross_entropy_is_one_gradient(tiny_config):
         start = state.create(functions.model, functions.optimizer, 0)
         after, metrics = functions.train_step(devices.replicate(start), devices.shard(batch))
         results.append((after.params, metrics["loss"], metrics["confusion"]))
-    assert largest_difference(results[0], results[1]) < 1e-5
+    assert_close(results[0], results[1], 1e-4)
 
 
 def test_train_step_is_traced_once(tiny_config):
@@ -128,9 +144,9 @@ def test_prefetch_returns_every_batch_in_order():
 
 
 def test_bad_mode_and_uneven_batches_are_refused():
-    with pytest.raises(ConfigError, match="config.parallel"):
+    with pytest.raises(ConfigError, match=r"config\.parallel"):
         Parallel("tpu")
-    with pytest.raises(ConfigError, match="config.batch_size is 6"):
+    with pytest.raises(ConfigError, match=r"config\.batch_size is 6"):
         Parallel("pmap", jax.devices()[:4]).check_batch_size(6)
 
 

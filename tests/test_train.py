@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 
 import jax
 import numpy as np
@@ -49,8 +50,9 @@ def test_a_run_leaves_everything_it_promises(tiny_config, tmp_path):
 
     # The entry point, from the work directory alone, gives the numbers that training gave.
     again = evaluate.evaluate_run(tmp_path, "val")
-    assert again == pytest.approx(report, nan_ok=True) or json.dumps(again) == json.dumps(report)
+    assert json.dumps(again) == json.dumps(report)
     assert evaluate.evaluate_run(tmp_path, "test")["num_images"] == 6
+    assert "tensorflow" not in sys.modules
 
     # The same command on a finished run trains no further.
     state_again, report_again = train.train_and_evaluate(tiny_config, tmp_path)
@@ -111,7 +113,7 @@ def test_latest_and_best_checkpoints_are_kept_and_nan_is_never_best(tiny_config,
     fresh = jax.device_get(state_lib.create(functions.model, functions.optimizer, 0))
     checkpoints = Checkpoints(tmp_path)
     for step, score in ((1, 0.5), (2, 0.7), (3, float("nan")), (4, 0.6)):
-        checkpoints.save(fresh.replace(step=np.int32(step)), {"history": [step]}, score)
+        checkpoints.save(fresh.replace(step=np.array(step, np.int32)), {"history": [step]}, score)
     checkpoints.close()
     checkpoints = Checkpoints(tmp_path)
     assert (checkpoints.find("best"), checkpoints.find("latest")) == (2, 4)

@@ -1,7 +1,8 @@
 """Procedural images with exact labels: the data embedded in segjax, without a download.
 
 Twenty classes are five shapes times four textures, so that neither outline nor texture alone tells
-the class. As in nature, a texture has its typical colours. Objects occlude one another over a textured, noisy, unevenly lit background.
+the class. As in nature, a texture has its typical colours. Objects occlude one another over a
+textured, noisy, unevenly lit background.
 """
 
 import colorsys
@@ -78,7 +79,7 @@ def draw(seed: int, index: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
     for quarter in rng.permutation(4):
         shape, texture = rng.integers(len(SHAPES)), rng.integers(len(TEXTURES))
         radius = rng.uniform(0.17, 0.26) * min(size)
-        middle = (np.array(divmod(quarter, 2)) + rng.uniform(0.2, 0.9, 2)) / 2
+        middle = (np.array(divmod(quarter, 2)) + rng.uniform(0.25, 0.85, 2)) / 2
         dy, dx = y - middle[0] * height, x - middle[1] * width
         tilt = rng.uniform(-0.15, 0.15)
         v = (np.cos(tilt) * dy - np.sin(tilt) * dx) / radius
