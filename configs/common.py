@@ -8,7 +8,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.num_epochs = 100
-    # Over all devices together.
+    # Over all devices together. An epoch is as many whole batches as the training images give.
     config.batch_size = 16
     # auto: pmap on several devices, jit on one. jit on several: a mesh of them.
     config.parallel = "auto"

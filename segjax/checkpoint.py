@@ -47,7 +47,7 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int | None:
-        """The step of the highest validation mIoU; None where nothing was ever evaluated."""
+        """The step of the highest validation mIoU; the latest where none was evaluated yet."""
         return self._manager.best_step()
 
     def find(self, which: str) -> int:
@@ -82,15 +82,21 @@ class Checkpoints:
         """State and progress of a step; `like` gives structure, shapes and dtypes."""
         names = list(like.__dataclass_fields__)
         arguments = {name: _restore_like(getattr(like, name)) for name in names}
-        found = self._manager.restore(
-            step, args=ocp.args.Composite(**arguments, progress=ocp.args.JsonRestore())
-        )
+        found = self._restore(step, **arguments, progress=ocp.args.JsonRestore())
         return type(like)(**{name: found[name] for name in names}), found["progress"]
 
     def restore_ema(self, like: dict[str, Any], step: int) -> dict[str, Any]:
         """Only the averaged variables of a step: what evaluation, prediction and export need."""
-        args = ocp.args.Composite(ema=_restore_like(like))
-        return self._manager.restore(step, args=args)["ema"]
+        return self._restore(step, ema=_restore_like(like))["ema"]
+
+    def _restore(self, step: int, **items: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except (ValueError, KeyError, OSError) as error:
+            raise DataError(
+                f"{self.folder / str(step)} cannot be restored "
+                f"({str(error).splitlines()[0]}); remove that folder to use another checkpoint"
+            ) from error
 
     def close(self) -> None:
         """Waits until everything is on disk."""

@@ -51,11 +51,17 @@ def evaluate_run(
     config, table, counts = workdir.load(folder)
     config.data.root = data_root or config.data.root
     name = split
+    if resolution and config.data.fit == "pad":
+        raise ConfigError(
+            "--resolution is for runs that resize; this one's images keep their pixels"
+        )
     if resolution and resolution != config.eval.resolution:
         config.eval.resolution = resolution
         name = f"{split}_{resolution}"
     config.data.allow_missing_classes = True  # of the training split, which is not opened here
     devices = Parallel(config.parallel)
+    checkpoints = Checkpoints(folder)
+    step = checkpoints.find(checkpoint)
     data = check.check(config.data, splits=(split,))
     if data.table != table:
         raise ConfigError(
@@ -63,8 +69,6 @@ def evaluate_run(
             "evaluate on data with the classes that were trained"
         )
     functions = setup.build(config, devices, len(table.names), counts, total_steps=1)
-    checkpoints = Checkpoints(folder)
-    step = checkpoints.find(checkpoint)
     fresh = state.create(functions.model, functions.optimizer, config.seed)
     variables = devices.replicate(checkpoints.restore_ema(fresh.ema, step))
     checkpoints.close()

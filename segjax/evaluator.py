@@ -1,5 +1,6 @@
 """The one evaluator: validation while training, `segjax.evaluate` and experiments all call it."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,18 +9,19 @@ import numpy as np
 
 from segjax import iou, pictures, report
 from segjax.data.datasets import LabelTable
-from segjax.data.pipeline import Fitted, eval_batches
+from segjax.data.pipeline import Fitted, eval_batches, resize_image
 from segjax.parallel import Parallel
 
 RESOLUTIONS = ("native", "input")
+MAX_LOGITS = 2**28  # of a batch: 1 GiB, however large the images are
 
 
 @dataclass
 class Evaluation:
     """What one split gave.
 
-    confusion: int64 [C, C]; loss: mean over labelled pixels; pictures: image uint8 [H, W, 3], label
-    and prediction uint8 [h, w] of a few examples spread over the split.
+    confusion: int64 [C, C]; loss: mean of the batches, weighted by their labelled pixels; pictures:
+    image uint8 [H, W, 3], label and prediction uint8 [H, W] of a few examples of the split.
     """
 
     confusion: np.ndarray
@@ -33,12 +35,13 @@ class Evaluation:
         return iou.metrics(self.confusion)
 
 
-def _picture(batch: dict[str, np.ndarray], prediction: np.ndarray, row: int) -> tuple:
-    height, width = batch["size"][row]
-    image, label = batch["image"][row], batch["label"][row]
-    if image.shape[:2] == label.shape:
-        image = image[:height, :width]
-    return image, label[:height, :width], prediction[row][:height, :width]
+def _picture(
+    batch: dict[str, np.ndarray], prediction: np.ndarray, row: int, stretched: bool
+) -> tuple:
+    height, width = batch["size"][row].tolist()
+    image, label = batch["image"][row], batch["label"][row, :height, :width]
+    image = resize_image(image, (height, width)) if stretched else image[:height, :width]
+    return image, label, prediction[row, :height, :width]
 
 
 def evaluate(
@@ -55,10 +58,12 @@ def evaluate(
     Args:
       variables: params and batch_stats, on the devices.
       step: `steps.eval_step`, compiled by `devices`.
-      batch_size: rounded up to a multiple of the number of devices.
+      batch_size: at most; rounded up to a multiple of the number of devices.
     """
     count = len(devices.devices)
-    batch_size = -(-min(batch_size, len(examples)) // count) * count
+    num_logits = math.prod(examples.label_shape) * len(examples.source.table.names)
+    batch_size = max(1, min(batch_size, len(examples), MAX_LOGITS // num_logits))
+    batch_size = -(-batch_size // count) * count
     wanted = set(np.linspace(0, len(examples) - 1, num_pictures).astype(int).tolist())
     confusion, loss, weight, pictures = 0, 0.0, 0, []
     for start, batch in zip(
@@ -73,7 +78,7 @@ def evaluate(
         rows = [i - start for i in sorted(wanted) if start <= i < start + batch_size]
         if rows:
             prediction = devices.unshard(prediction)
-            pictures += [_picture(batch, prediction, row) for row in rows]
+            pictures += [_picture(batch, prediction, row, examples.stretched) for row in rows]
     return Evaluation(confusion, loss / max(weight, 1), len(examples), pictures)
 
 

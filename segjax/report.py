@@ -23,7 +23,7 @@ def split_report(
 
     Args:
       confusion: int64 [C, C] of the whole split, see `iou.confusion_matrix`.
-      loss: mean over the split's labelled pixels.
+      loss: mean of the batches, weighted by their labelled pixels.
       checkpoint_step: the step of the evaluated parameters.
       resolution: at which size the pixels were counted, for example "native" or "360x480".
 

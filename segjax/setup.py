@@ -50,6 +50,13 @@ def validate(config: ConfigDict, devices: Parallel) -> None:
     _require(len(size) == 2 and whole, "data.size", size, "height and width")
     fit = config.data.fit
     _require(fit in pipeline.FITS, "data.fit", fit, f"one of {pipeline.FITS}")
+    for field in ("mean", "std"):
+        values = tuple(config.model[field])
+        positive = field == "mean" or min(values) > 0
+        _require(len(values) == 3 and positive, f"model.{field}", values, "three numbers, std > 0")
+    threads, shown = config.data.num_threads, config.eval.num_pictures
+    _require(threads >= 1, "data.num_threads", threads, "at least 1")
+    _require(shown >= 0, "eval.num_pictures", shown, "at least 0")
     augment.check(config.augment)
     build(config, devices, num_classes=2, pixel_counts=np.ones(2), total_steps=100)
 
@@ -78,7 +85,10 @@ def build(
         ema_decay=config.optim.ema_decay,
         axis_name=axis_name,
     )
-    eval_step = partial(steps.eval_step, model=model, loss=loss, axis_name=axis_name)
+    stretched = config.data.fit == "resize" and config.eval.resolution == "native"
+    eval_step = partial(
+        steps.eval_step, model=model, loss=loss, stretched=stretched, axis_name=axis_name
+    )
     return Functions(
         model=model,
         optimizer=optimizer,

@@ -98,8 +98,6 @@ def to_label_size(logits: jax.Array, size: jax.Array, shape: tuple[int, int]) ->
 
     size: int32 [B, 2], every label's own height and width within `shape`; bilinear, half-pixel.
     """
-    if logits.shape[1:3] == shape:
-        return logits
 
     def one(logits: jax.Array, size: jax.Array) -> jax.Array:
         scale = size / jnp.array(logits.shape[:2])
@@ -118,9 +116,10 @@ def eval_step(
     *,
     model: nn.Module,
     loss: Loss,
+    stretched: bool = False,
     axis_name: str | None = None,
 ) -> dict[str, jax.Array]:
-    """Scores one batch.
+    """Scores one batch; `stretched` if the images were resized and their labels were not.
 
     Returns:
       `loss`, its `weight` (labelled pixels), `confusion` int32 [C, C], all of the global batch, and
@@ -128,7 +127,8 @@ def eval_step(
     """
     label = batch["label"]
     logits = model.apply(variables, batch["image"], train=False)
-    logits = to_label_size(logits, batch["size"], label.shape[1:])
+    if stretched:
+        logits = to_label_size(logits, batch["size"], label.shape[1:])
     prediction = logits.argmax(-1)
     confusion = psum(confusion_matrix(label, prediction, model.num_classes), axis_name)
     return {

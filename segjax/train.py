@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from segjax import pictures, setup, state, workdir
 from segjax.checkpoint import Checkpoints
 from segjax.data import check, pipeline, sources
-from segjax.errors import Interrupted, TrainingError
+from segjax.errors import ConfigError, Interrupted, TrainingError
 from segjax.evaluator import Evaluation, evaluate, write_split
 from segjax.history import Totals, prefixed
 from segjax.parallel import Parallel
@@ -39,7 +39,12 @@ class Run:
         log.info("%s\n%s", self.table.describe(), check.format_report(data))
         workdir.save_table(folder, self.table, counts)
 
-        self.steps_per_epoch = max(1, data.num_images["train"] // config.batch_size)
+        self.steps_per_epoch = data.num_images["train"] // config.batch_size
+        if self.steps_per_epoch == 0:
+            raise ConfigError(
+                f"config.batch_size is {config.batch_size}, more than the "
+                f"{data.num_images['train']} training images; lower it"
+            )
         self.total_steps = config.num_epochs * self.steps_per_epoch
         self.functions = setup.build(
             config, self.devices, len(self.table.names), counts, self.total_steps
@@ -157,12 +162,13 @@ def _loop(
         pending.append(metrics)
         progress.step()
         epoch_ends = step % run.steps_per_epoch == 0
-        if step % config.log_every == 0 or epoch_ends or signals:
+        stop = bool(signals)
+        if step % config.log_every == 0 or epoch_ends or stop:
             _log_steps(run, step, pending, summaries, progress)
         if epoch_ends:
             _end_epoch(run, step, train_state, summaries)
             progress.pause()
-        if signals:
+        if stop:
             run.save(train_state)
             raise Interrupted(
                 f"stopped at step {step}, everything is saved; the same command resumes", signals[0]
@@ -182,7 +188,7 @@ def _log_steps(
                 f"loss {metrics['loss']} and gradient norm {metrics['grad_norm']} at step "
                 f"{step - len(pending) + 1 + i}; the last good checkpoint is step "
                 f"{run.checkpoints.latest_step}. Lower config.optim.learning_rate or "
-                "config.optim.grad_clip, or use --config.model.dtype=float32"
+                "config.optim.grad_clip, or use --config.model.dtype=float32, in another --workdir"
             )
         window.add(metrics)
         run.totals.add(metrics)
@@ -214,10 +220,10 @@ def _end_epoch(run: Run, step: int, train_state: TrainState, summaries: Summarie
     summaries.scalars(step, prefixed("val/", values))
     per_class = dict(zip(run.table.names, scores["iou"].tolist(), strict=True))
     summaries.scalars(step, prefixed("val_iou/", per_class))
+    run.save(train_state, scores["mean_iou"])
     if result.pictures:
         panel = pictures.prediction_panel(*zip(*result.pictures, strict=True), run.table.palette)
         summaries.picture(step, "val: input | truth | prediction | error", panel)
-    run.save(train_state, scores["mean_iou"])
     pictures.training_curves(run.history, run.folder / "report" / "training_curves.png")
 
 

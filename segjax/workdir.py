@@ -20,9 +20,19 @@ FREE = {
     "data.root",
     "data.num_threads",
     "data.cache_gb",
-    "eval.batch_size",
     "eval.num_pictures",
 }
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise DataError(f"{path} is missing; train first, or correct --workdir")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(
+            f"{path} is damaged ({error}); restore it, or use another --workdir"
+        ) from error
 
 
 def _flatten(tree: dict, prefix: str = "") -> dict[str, object]:
@@ -52,7 +62,7 @@ def open_for_training(workdir: Path, config: ConfigDict) -> None:
     path = workdir / "config.json"
     wanted = json.loads(config.to_json_best_effort())
     if path.exists() and any(workdir.glob("checkpoints/*")):
-        held, new = _flatten(json.loads(path.read_text())), _flatten(wanted)
+        held, new = _flatten(_read_json(path)), _flatten(wanted)
         changed = [
             f"{field} was {held.get(field)!r}, is {new.get(field)!r}"
             for field in sorted(held.keys() | new.keys())
@@ -67,7 +77,17 @@ def open_for_training(workdir: Path, config: ConfigDict) -> None:
 
 
 def save_table(workdir: Path, table: LabelTable, pixel_counts: np.ndarray) -> None:
-    """Writes classes.json, and the training pixels per class, which class weights are made of."""
+    """Writes classes.json, and the training pixels per class, which class weights are made of.
+
+    Raises ConfigError where the directory holds checkpoints that were trained on other data.
+    """
+    if (workdir / "pixel_counts.json").exists() and any(workdir.glob("checkpoints/*")):
+        _, held, counts = load(workdir)
+        if held != table or counts.tolist() != pixel_counts.tolist():
+            raise ConfigError(
+                f"--workdir {workdir} holds a run that was trained on other data: the label table "
+                "or the training pixels differ. Choose another --workdir, or restore the data"
+            )
     write_json(workdir / "classes.json", json.loads(table.to_json()))
     counts = dict(zip(table.names, pixel_counts.tolist(), strict=True))
     write_json(workdir / "pixel_counts.json", counts)
@@ -75,12 +95,7 @@ def save_table(workdir: Path, table: LabelTable, pixel_counts: np.ndarray) -> No
 
 def load(workdir: Path) -> tuple[ConfigDict, LabelTable, np.ndarray]:
     """Configuration, label table and training pixels per class; DataError where there is no run."""
-    content = []
-    for name in ("config.json", "classes.json", "pixel_counts.json"):
-        path = workdir / name
-        if not path.is_file():
-            raise DataError(f"{path} is missing; train first, or correct --workdir")
-        content.append(path.read_text())
-    config, table, counts = content
-    table = LabelTable.from_json(table, str(workdir / "classes.json"))
-    return ConfigDict(json.loads(config)), table, np.array(list(json.loads(counts).values()))
+    names = ("config.json", "classes.json", "pixel_counts.json")
+    config, table, counts = (_read_json(workdir / name) for name in names)
+    table = LabelTable.from_json(json.dumps(table), str(workdir / "classes.json"))
+    return ConfigDict(config), table, np.array(list(counts.values()))

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from segjax import evaluate, steps, train
 from segjax.checkpoint import Checkpoints
-from segjax.errors import ConfigError, Interrupted, TrainingError
+from segjax.errors import ConfigError, DataError, Interrupted, TrainingError
 
 
 def assert_equal_trees(a, b):
@@ -59,9 +60,53 @@ def test_a_run_leaves_everything_it_promises(tiny_config, tmp_path):
     assert_equal_trees(state_again, state)
     assert json.dumps(report_again) == json.dumps(report)
 
+    (tmp_path / "pixel_counts.json").write_text(
+        (tmp_path / "pixel_counts.json").read_text().replace('"background": ', '"background": 1')
+    )
+    with pytest.raises(ConfigError, match="trained on other data"):
+        train.train_and_evaluate(tiny_config, tmp_path)
+
     tiny_config.optim.learning_rate = 0.5
     with pytest.raises(ConfigError, match=r"optim.learning_rate was 0.001, is 0.5"):
         train.train_and_evaluate(tiny_config, tmp_path)
+
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(DataError, match=r"config\.json is damaged"):
+        evaluate.evaluate_run(tmp_path, "val")
+
+
+def write_folder(root, sizes):
+    """Images whose left half is class 0, black, and whose right half is class 1, white."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (root / split / kind).mkdir(parents=True)
+        for i, (height, width) in enumerate(sizes):
+            label = np.zeros((height, width), np.uint8)
+            label[:, width // 2 :] = 1
+            noise = rng.integers(0, 20, (height, width, 3), np.uint8)
+            cv2.imwrite(str(root / split / "images" / f"{i}.png"), label[..., None] * 200 + noise)
+            cv2.imwrite(str(root / split / "masks" / f"{i}.png"), label)
+    (root / "classes.json").write_text('{"classes": ["left", "right"]}')
+
+
+@pytest.mark.parametrize("fit", ["resize", "pad"])
+def test_a_folder_of_images_of_many_sizes_is_trained_and_scored_natively(
+    fit, tiny_config, tmp_path
+):
+    sizes = [(32, 32), (20, 30), (24, 48), (33, 17)]
+    write_folder(tmp_path / "data", sizes)
+    tiny_config.data.update(source="folder", root=str(tmp_path / "data"), fit=fit)
+    tiny_config.num_epochs = 1
+    train.train_and_evaluate(tiny_config, tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "report" / "val.json").read_text())
+    pixels = sum(height * width for height, width in sizes)
+    assert sum(row["pixels"] for row in report["per_class"].values()) == pixels
+    assert (tmp_path / "run" / "report" / "predictions.png").is_file()
+
+    tiny_config.batch_size = 8
+    with pytest.raises(ConfigError, match="more than the 4 training images"):
+        train.train_and_evaluate(tiny_config, tmp_path / "other")
 
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tiny_config, tmp_path, monkeypatch):

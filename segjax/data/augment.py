@@ -16,8 +16,8 @@ from segjax.errors import ConfigError
 
 def check(config: ConfigDict) -> None:
     """Raises ConfigError where a range of `config.augment` is none."""
-    low, high = config.scale
-    if not 0 < low <= high:
+    scale = tuple(config.scale)
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
         raise ConfigError(f"config.augment.scale is {config.scale}; it must be 0 < low <= high")
     for field in ("brightness", "contrast", "saturation", "hue", "gamma"):
         if not 0 <= config[field] < 1:

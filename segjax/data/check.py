@@ -94,6 +94,8 @@ def _open(config: ConfigDict, splits: Sequence[str]) -> tuple[dict[str, Source],
     for split in splits:
         try:
             if split == "test" and not has_split(config, split):
+                if len(splits) == 1:
+                    problems.append("there is no test split; see config.data.splits, or use val")
                 continue
             source = build_source(config, split)
             if len(source):
@@ -145,9 +147,10 @@ def _inspect_all(split: str, source: Source) -> Iterator[tuple[str, _Seen | str]
     def inspect(index: int) -> tuple[str, _Seen | str]:
         name = source.name(index)
         try:
-            image, label = source[index]["image"], source[index]["label"]
+            example = source[index]
         except DataError as error:
             return name, str(error)
+        image, label = example["image"], example["label"]
         digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
         return name, _Seen(np.bincount(label.ravel(), minlength=256), label.shape, digest)
 
@@ -198,8 +201,11 @@ def _fingerprint(config: ConfigDict, sources: dict[str, Source]) -> str:
 def _read_cache(cache: Path | None, fingerprint: str) -> Report | None:
     if not (cache and cache.is_file()):
         return None
-    saved = json.loads(cache.read_text(encoding="utf-8"))
-    if saved.pop("fingerprint") != fingerprint:
+    try:
+        saved = json.loads(cache.read_text(encoding="utf-8"))
+    except ValueError:  # damaged: count again
+        return None
+    if saved.pop("fingerprint", None) != fingerprint:
         return None
     saved["table"] = LabelTable.from_json(saved["table"])
     saved["pixel_counts"] = {k: np.array(v) for k, v in saved["pixel_counts"].items()}

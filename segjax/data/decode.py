@@ -57,6 +57,8 @@ def decode_mask(data: bytes, where: str, as_colors: bool) -> np.ndarray:
         return np.asarray(image.convert("RGBA"))[..., :3]
     if image.mode not in INDEX_MODES:
         raise DataError(f"{where}: a mask of PIL mode {image.mode}; save integers or RGB as PNG")
+    if as_colors and image.mode == "1":
+        image = image.convert("L")  # black and white, not 0 and 1
     pixels = np.asarray(image)
     pixels = pixels[..., 0] if pixels.ndim == 3 else pixels  # without alpha
     return pixels.astype(np.uint8) if pixels.dtype == bool else pixels

@@ -55,6 +55,7 @@ class Fitted:
             raise ConfigError(f"config.data.fit is {config.fit!r}; choose one of {FITS}")
         self.source, self.config, self.native = source, config, native
         resized = config.fit == "resize"
+        self.stretched = resized and native  # images are, their labels are not
         self.image_shape = tuple(config.size) if resized else tuple(max_size)
         self.label_shape = tuple(config.size) if resized and not native else tuple(max_size)
         pixels = 3 * np.prod(self.image_shape) + np.prod(self.label_shape)

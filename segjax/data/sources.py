@@ -152,22 +152,27 @@ def folder_pairs(config: ConfigDict, split: str) -> tuple[tuple[Path, Path], ...
     if _has_split_folders(config):
         return tuple(pair_files(_split_folder(config, split)))
     pairs = pair_files(Path(config.root).expanduser())
-    # A hash, unlike a shuffle, depends on neither NumPy's version nor the other files.
-    draw = {
-        image: hashlib.sha256(f"{config.seed}/{image.stem}".encode()).digest() for image, _ in pairs
-    }
-    pairs = sorted(pairs, key=lambda pair: draw[pair[0]])
-    val, test = (
-        max(1, round(len(pairs) * fraction)) if fraction > 0 else 0
-        for fraction in (config.val_fraction, config.test_fraction)
-    )
-    parts = {"val": pairs[:val], "test": pairs[val : val + test], "train": pairs[val + test :]}
+    # A hash depends on neither NumPy's version nor the other files: images that are added later
+    # move no other image to another split.
+    draw = {image: _draw(config.seed, image.stem) for image, _ in pairs}
+    val, test = config.val_fraction, config.val_fraction + config.test_fraction
+    parts = {"train": [], "val": [], "test": []}
+    for pair in pairs:
+        at = draw[pair[0]]
+        parts["val" if at < val else "test" if at < test else "train"].append(pair)
     if not parts[split]:
         raise DataError(
             f"{config.root}: split {split!r} is empty: {len(pairs)} images with val_fraction = "
             f"{config.val_fraction} and test_fraction = {config.test_fraction}; change these"
         )
     return tuple(sorted(parts[split]))
+
+
+def _draw(seed: int, stem: str) -> float:
+    """A number in [0, 1) for a file's name."""
+    name = unicodedata.normalize("NFC", stem)
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def pair_files(folder: Path) -> list[tuple[Path, Path]]:
