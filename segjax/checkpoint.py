@@ -82,14 +82,15 @@ class Checkpoints:
         """State and progress of a step; `like` gives structure, shapes and dtypes."""
         names = list(like.__dataclass_fields__)
         arguments = {name: _restore_like(getattr(like, name)) for name in names}
-        found = self._restore(step, **arguments, progress=ocp.args.JsonRestore())
+        arguments["progress"] = ocp.args.JsonRestore()
+        found = self._restore(step, arguments)
         return type(like)(**{name: found[name] for name in names}), found["progress"]
 
     def restore_ema(self, like: dict[str, Any], step: int) -> dict[str, Any]:
         """Only the averaged variables of a step: what evaluation, prediction and export need."""
-        return self._restore(step, ema=_restore_like(like))["ema"]
+        return self._restore(step, {"ema": _restore_like(like)})["ema"]
 
-    def _restore(self, step: int, **items: Any) -> Any:
+    def _restore(self, step: int, items: dict[str, Any]) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except (ValueError, KeyError, OSError) as error:
