@@ -1,4 +1,9 @@
-"""Twenty classes of procedural shapes: seconds to see it learn, minutes to the end."""
+"""Twenty classes of procedural shapes: minutes on two processor cores, nothing to download.
+
+  python -m segjax.main --config configs/quickstart.py
+
+Expected: validation mIoU 0.94 after 4 minutes on 2 CPU cores (experiments/quickstart).
+"""
 
 from ml_collections import ConfigDict
 
