@@ -223,7 +223,7 @@ def _end_epoch(run: Run, step: int, train_state: TrainState, summaries: Summarie
     run.save(train_state, scores["mean_iou"])
     if result.pictures:
         panel = pictures.prediction_panel(*zip(*result.pictures, strict=True), run.table.palette)
-        summaries.picture(step, "val: input | truth | prediction | error", panel)
+        summaries.picture(step, "val/predictions", panel)
     pictures.training_curves(run.history, run.folder / "report" / "training_curves.png")
 
 
