@@ -79,18 +79,28 @@ def train_step(
     batch_stats, gradients, value, confusion = carry
     gradients, confusion = psum((gradients, confusion), axis_name)
 
+    new_state = _updated(state, gradients, batch_stats, optimizer, ema_decay)
+    metrics = {"loss": value, "grad_norm": optax.global_norm(gradients), "confusion": confusion}
+    return new_state, metrics
+
+
+def _updated(
+    state: TrainState,
+    gradients: Any,
+    batch_stats: Any,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+) -> TrainState:
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
     new_variables = {"params": params, "batch_stats": batch_stats}
-    new_state = TrainState(
+    return TrainState(
         step=state.step + 1,
         opt_state=opt_state,
         ema=jax.tree.map(lambda e, n: decay * e + (1 - decay) * n, state.ema, new_variables),
         **new_variables,
     )
-    metrics = {"loss": value, "grad_norm": optax.global_norm(gradients), "confusion": confusion}
-    return new_state, metrics
 
 
 def to_label_size(logits: jax.Array, size: jax.Array, shape: tuple[int, int]) -> jax.Array:
