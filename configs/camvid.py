@@ -33,7 +33,8 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "cpu":
         config.data.size = (96, 128)
         config.num_epochs = 60
-        config.batch_size = 8
+        config.batch_size = 4
+        config.eval.every_epochs = 10
     else:
         config.data.fit = "pad"
         config.data.size = (360, 480)
