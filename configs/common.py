@@ -7,6 +7,8 @@ def get_config() -> ConfigDict:
     """The defaults; complete, so that a field that is not here is a typing error."""
     config = ConfigDict()
     config.seed = 0
+    # A work directory whose best checkpoint the weights start from; '' starts from random ones.
+    config.init_from = ""
     config.num_epochs = 100
     # Over all devices together. An epoch is as many whole batches as the training images give.
     config.batch_size = 16
@@ -19,6 +21,7 @@ def get_config() -> ConfigDict:
     config.model = _model()
     config.loss = _loss()
     config.optim = _optim()
+    config.gan = _gan()
     config.eval = _eval()
     return config
 
@@ -124,6 +127,28 @@ def _optim() -> ConfigDict:
     # Evaluated and shipped are averages of the weights with this decay; 0: the weights themselves.
     optim.ema_decay = 0.99
     return optim
+
+
+def _gan() -> ConfigDict:
+    gan = ConfigDict()
+    # none (no discriminator), vanilla, lsgan or hinge.
+    gan.objective = "none"
+    # λ of segmentation loss + λ · adversarial loss, reached linearly over ramp_epochs. Before
+    # start_epoch there is no discriminator, and training is what it is without one.
+    gan.weight = 0.02
+    gan.start_epoch = 0
+    gan.ramp_epochs = 1.0
+    # Pix2Pix: 70×70 pixels are judged together. (64, 128) judges 16×16.
+    gan.channels = (64, 128, 256, 512)
+    # instance, batch or none; with spectral norm, none is usual.
+    gan.norm = "instance"
+    gan.spectral_norm = False
+    # How certain the real labels look to the discriminator: 1 is one-hot.
+    gan.softening = 0.9
+    # The discriminator's Adam: constant rate, beta 1.
+    gan.learning_rate = 2e-4
+    gan.momentum = 0.5
+    return gan
 
 
 def _eval() -> ConfigDict:

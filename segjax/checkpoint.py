@@ -1,21 +1,23 @@
 """Checkpoints by Orbax: the latest and the best (by validation mIoU) of a work directory.
 
 A checkpoint is the state, unreplicated, and `progress`: what the loop remembers besides the state,
-as JSON. It holds no code, and can be restored on any number of devices.
+as JSON. It holds no code, and can be restored on any number of devices. With a discriminator it has
+that as one more item: what reads the segmenter need not know.
 """
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from segjax.errors import DataError
-from segjax.state import TrainState
+from segjax.state import DiscriminatorState, GanState, TrainState
 
 METRIC = "mean_iou"
+State = TypeVar("State", TrainState, GanState)
 
 
 def _score(metrics: dict[str, float] | None) -> float:
@@ -57,7 +59,9 @@ class Checkpoints:
             raise DataError(f"{self.folder}: no checkpoint is there; train first")
         return step
 
-    def save(self, state: TrainState, progress: dict[str, Any], mean_iou: float = -1.0) -> None:
+    def save(
+        self, state: TrainState | GanState, progress: dict[str, Any], mean_iou: float = -1.0
+    ) -> None:
         """Saves host arrays, in the background; a step that is already there is left as it is.
 
         mean_iou: of the validation split at this step; -1 if it was not evaluated.
@@ -65,8 +69,7 @@ class Checkpoints:
         step = int(state.step)
         if step == self.latest_step:
             return
-        items = {name: getattr(state, name) for name in state.__dataclass_fields__}
-        arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        arguments = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
         saved = self._manager.save(
             step,
             args=ocp.args.Composite(**arguments, progress=ocp.args.JsonSave(progress)),
@@ -78,13 +81,16 @@ class Checkpoints:
                 "there; use another --workdir"
             )
 
-    def restore(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
+    def restore(self, like: State, step: int) -> tuple[State, dict[str, Any]]:
         """State and progress of a step; `like` gives structure, shapes and dtypes."""
-        names = list(like.__dataclass_fields__)
-        arguments = {name: _restore_like(getattr(like, name)) for name in names}
-        arguments["progress"] = ocp.args.JsonRestore()
-        found = self._restore(step, arguments)
-        return type(like)(**{name: found[name] for name in names}), found["progress"]
+        arguments = {name: _restore_like(item) for name, item in _items(like).items()}
+        found = self._restore(step, arguments | {"progress": ocp.args.JsonRestore()})
+        items = {name: found[name] for name in arguments}
+        discriminator = items.pop("discriminator", None)
+        restored = TrainState(**items)
+        if discriminator:
+            restored = GanState(restored, DiscriminatorState(**discriminator))
+        return restored, found["progress"]
 
     def restore_ema(self, like: dict[str, Any], step: int) -> dict[str, Any]:
         """Only the averaged variables of a step: what evaluation, prediction and export need."""
@@ -103,6 +109,12 @@ class Checkpoints:
         """Waits until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _items(state: TrainState | GanState) -> dict[str, Any]:
+    if isinstance(state, GanState):
+        return {**_items(state.generator), "discriminator": vars(state.discriminator)}
+    return vars(state)
 
 
 def _restore_like(tree: Any) -> ocp.args.StandardRestore:

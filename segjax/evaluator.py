@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from segjax import iou, pictures, report
+from segjax import boundary, iou, pictures, report
 from segjax.data.datasets import LabelTable
 from segjax.data.pipeline import Fitted, eval_batches, resize_image
 from segjax.parallel import Parallel
@@ -20,19 +21,21 @@ MAX_LOGITS = 2**28  # of a batch: 1 GiB, however large the images are
 class Evaluation:
     """What one split gave.
 
-    confusion: int64 [C, C]; loss: mean of the batches, weighted by their labelled pixels; pictures:
-    image uint8 [H, W, 3], label and prediction uint8 [H, W] of a few examples of the split.
+    confusion: int64 [C, C]; edges: see `boundary.counts`, int64; loss: mean of the batches, weighted
+    by their labelled pixels; pictures: image uint8 [H, W, 3], label and prediction uint8 [H, W] of a
+    few examples of the split.
     """
 
     confusion: np.ndarray
+    edges: dict[str, np.ndarray]
     loss: float
     num_images: int
     pictures: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
 
     @property
     def scores(self) -> dict[str, Any]:
-        """See `iou.metrics`."""
-        return iou.metrics(self.confusion)
+        """See `iou.metrics` and `boundary.metrics`."""
+        return iou.metrics(self.confusion) | boundary.metrics(self.edges)
 
 
 def _picture(
@@ -65,21 +68,25 @@ def evaluate(
     batch_size = max(1, min(batch_size, len(examples), MAX_LOGITS // num_logits))
     batch_size = -(-batch_size // count) * count
     wanted = set(np.linspace(0, len(examples) - 1, num_pictures).astype(int).tolist())
-    confusion, loss, weight, pictures = 0, 0.0, 0, []
+    totals, loss, weight, pictures = None, 0.0, 0, []
     for start, batch in zip(
         range(0, len(examples), batch_size), eval_batches(examples, batch_size), strict=True
     ):
+        # In float64, on the host: a width that is rounded the other way is another score.
+        batch["widths"] = boundary.widths(batch["size"])
         out = step(variables, devices.shard(batch))
         prediction = out.pop("prediction")
         out = devices.unreplicate(out)
-        confusion = confusion + out["confusion"].astype(np.int64)
+        new = jax.tree.map(np.int64, {"confusion": out["confusion"], **out["boundary"]})
+        totals = jax.tree.map(np.add, totals, new) if totals else new
         loss += float(out["loss"]) * int(out["weight"])
         weight += int(out["weight"])
         rows = [i - start for i in sorted(wanted) if start <= i < start + batch_size]
         if rows:
             prediction = devices.unshard(prediction)
             pictures += [_picture(batch, prediction, row, examples.stretched) for row in rows]
-    return Evaluation(confusion, loss / max(weight, 1), len(examples), pictures)
+    confusion = totals.pop("confusion")
+    return Evaluation(confusion, totals, loss / max(weight, 1), len(examples), pictures)
 
 
 def write_split(
@@ -87,7 +94,13 @@ def write_split(
 ) -> dict[str, Any]:
     """Writes report/<name>.json, its confusion matrix and predictions; returns the report."""
     content = report.split_report(
-        result.confusion, table.names, result.loss, result.num_images, step, resolution
+        result.scores,
+        result.confusion.sum(axis=1),
+        table.names,
+        result.loss,
+        result.num_images,
+        step,
+        resolution,
     )
     folder = folder / "report"
     report.write_json(folder / f"{name}.json", content)

@@ -52,14 +52,14 @@ def metrics(confusion: np.ndarray) -> dict[str, float | int | np.ndarray]:
     confusion = np.asarray(confusion, np.int64)
     correct = np.diagonal(confusion)
     labelled, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
-    iou = _ratio(correct, labelled + predicted - correct)
-    accuracy = _ratio(correct, labelled)
-    dice = _ratio(2 * correct, labelled + predicted)
+    iou = ratio(correct, labelled + predicted - correct)
+    accuracy = ratio(correct, labelled)
+    dice = ratio(2 * correct, labelled + predicted)
     return {
-        "mean_iou": _mean(iou),
-        "pixel_accuracy": float(_ratio(correct.sum(), labelled.sum())),
-        "mean_accuracy": _mean(accuracy),
-        "mean_dice": _mean(dice),
+        "mean_iou": mean(iou),
+        "pixel_accuracy": float(ratio(correct.sum(), labelled.sum())),
+        "mean_accuracy": mean(accuracy),
+        "mean_dice": mean(dice),
         "num_classes_averaged": int(np.isfinite(iou).sum()),
         "iou": iou,
         "accuracy": accuracy,
@@ -67,11 +67,13 @@ def metrics(confusion: np.ndarray) -> dict[str, float | int | np.ndarray]:
     }
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Element by element in float64, NaN where the denominator is 0."""
     undefined = np.full(np.shape(denominator), np.nan)
     return np.divide(numerator, denominator, out=undefined, where=denominator > 0)
 
 
-def _mean(values: np.ndarray) -> float:
+def mean(values: np.ndarray) -> float:
+    """The mean of what is not NaN; NaN where nothing is left."""
     defined = values[np.isfinite(values)]
     return float(defined.mean()) if defined.size else float("nan")

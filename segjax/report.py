@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from segjax import iou
+
+BOUNDARY = ("boundary_iou_0.02", "boundary_f_0.0075")  # of `boundary.metrics`, in the terminal
 
 
 def split_report(
-    confusion: np.ndarray,
+    scores: dict[str, Any],
+    pixels: np.ndarray,
     names: Sequence[str],
     loss: float,
     num_images: int,
@@ -22,7 +24,8 @@ def split_report(
     """Collects the scores of one split.
 
     Args:
-      confusion: int64 [C, C] of the whole split, see `iou.confusion_matrix`.
+      scores: of `iou.metrics` and `boundary.metrics`: means, and arrays [C] of the same names.
+      pixels: int64 [C], labelled pixels.
       loss: mean of the batches, weighted by their labelled pixels.
       checkpoint_step: the step of the evaluated parameters.
       resolution: at which size the pixels were counted, for example "native" or "360x480".
@@ -30,15 +33,13 @@ def split_report(
     Returns:
       The report; NaN where a score is undefined. `write_json` writes NaN as null.
     """
-    scores = iou.metrics(confusion)
-    pixels = np.asarray(confusion).sum(axis=1)
     return {
-        **{k: scores[k] for k in ("mean_iou", "pixel_accuracy", "mean_accuracy", "mean_dice")},
+        **{k: v for k, v in scores.items() if isinstance(v, float)},
         "loss": float(loss),
         "num_images": int(num_images),
         "resolution": resolution,
         "per_class": {
-            name: {k: float(scores[k][i]) for k in ("iou", "accuracy", "dice")}
+            name: {k: float(v[i]) for k, v in scores.items() if isinstance(v, np.ndarray)}
             | {"pixels": int(pixels[i])}
             for i, name in enumerate(names)
         },
@@ -59,15 +60,14 @@ def format_table(report: dict[str, Any]) -> str:
     """Lays a report of `split_report` out for the terminal: a row per class, then the means."""
     classes = report["per_class"]
     total = max(1, sum(row["pixels"] for row in classes.values()))
-    cells = [(r["iou"], r["accuracy"], r["dice"], r["pixels"] / total) for r in classes.values()]
-    cells.append((report["mean_iou"], report["mean_accuracy"], report["mean_dice"], 1.0))
+    columns = ("iou", "accuracy", "dice", *BOUNDARY)
+    cells = [(*(r[k] for k in columns), r["pixels"] / total) for r in classes.values()]
+    cells.append((*(report[f"mean_{k}"] for k in columns), 1.0))
     names = [*classes, "mean"]
     width = max(5, *map(len, names))
-    header = f"{'class':<{width}}     IoU  accuracy    Dice   pixels"
-    lines = [
-        f"{name:<{width}}  {score:6.3f}  {accuracy:8.3f}  {dice:6.3f}  {share:7.2%}"
-        for name, (score, accuracy, dice, share) in zip(names, cells, strict=True)
-    ]
+    header = f"{'class':<{width}}     IoU  accuracy    Dice  boundary IoU  boundary F   pixels"
+    layout = "{:<{width}}  {:6.3f}  {:8.3f}  {:6.3f}  {:12.3f}  {:10.3f}  {:7.2%}"
+    lines = [layout.format(name, *row, width=width) for name, row in zip(names, cells, strict=True)]
     summary = (
         f"pixel accuracy {report['pixel_accuracy']:.3f}, loss {report['loss']:.4f}, "
         f"{report['num_images']} images, resolution {report['resolution']}, "

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from segjax import losses, models, optim, steps
+from segjax import adversarial, losses, models, optim, state, steps
 from segjax.data import augment, check, pipeline, sources
 from segjax.errors import ConfigError
 from segjax.evaluator import RESOLUTIONS
@@ -24,6 +24,16 @@ class Functions(NamedTuple):
     schedule: optax.Schedule
     train_step: Callable
     eval_step: Callable
+    gan: "Gan | None"
+
+
+class Gan(NamedTuple):
+    """The second stage of training: `step` takes a GanState, after `start_step` updates."""
+
+    discriminator: nn.Module
+    optimizer: optax.GradientTransformation
+    step: Callable
+    start_step: int
 
 
 def _require(condition: bool, field: str, value: object, needed: str) -> None:
@@ -58,6 +68,11 @@ def validate(config: ConfigDict, devices: Parallel) -> None:
     _require(threads >= 1, "data.num_threads", threads, "at least 1")
     _require(shown >= 0, "eval.num_pictures", shown, "at least 0")
     augment.check(config.augment)
+    adversarial.check(config.gan)
+    has_gan = config.gan.objective != "none"
+    _require(k == 1 or not has_gan, "optim.accumulate", k, "1 with a discriminator (config.gan)")
+    start = config.gan.start_epoch
+    _require(not has_gan or start < config.num_epochs, "gan.start_epoch", start, "below num_epochs")
     build(config, devices, num_classes=2, pixel_counts=np.ones(2), total_steps=100)
 
 
@@ -73,18 +88,20 @@ def build(
     model = models.build(config.model, num_classes, axis_name)
     optimizer, schedule = optim.build(config.optim, total_steps, config.model.freeze_encoder)
     loss = losses.build(config.loss, pixel_counts)
-    train_step = partial(
-        steps.train_step,
+    shared = dict(
         model=model,
         optimizer=optimizer,
         loss=loss,
         augment=partial(
             augment.augment, config.seed, out=tuple(config.data.size), config=config.augment
         ),
-        accumulate=config.optim.accumulate,
         ema_decay=config.optim.ema_decay,
         axis_name=axis_name,
     )
+    train_step = partial(steps.train_step, accumulate=config.optim.accumulate, **shared)
+    gan = None
+    if config.gan.objective != "none":
+        gan = _build_gan(config, devices, total_steps // config.num_epochs, shared)
     stretched = config.data.fit == "resize" and config.eval.resolution == "native"
     eval_step = partial(
         steps.eval_step, model=model, loss=loss, stretched=stretched, axis_name=axis_name
@@ -95,6 +112,39 @@ def build(
         schedule=schedule,
         train_step=devices.compile(train_step, donate_state=True),
         eval_step=devices.compile(eval_step),
+        gan=gan,
+    )
+
+
+def _build_gan(config: ConfigDict, devices: Parallel, steps_per_epoch: int, shared: dict) -> Gan:
+    discriminator = models.build_discriminator(config.gan, config.model.dtype, devices.axis_name)
+    optimizer = adversarial.build_optimizer(config.gan)
+    step = partial(
+        steps.gan_train_step,
+        discriminator=discriminator,
+        discriminator_optimizer=optimizer,
+        objective=config.gan.objective,
+        weight=adversarial.build_weight(config.gan, steps_per_epoch),
+        softening=config.gan.softening,
+        **shared,
+    )
+    return Gan(
+        discriminator,
+        optimizer,
+        devices.compile(step, donate_state=True),
+        config.gan.start_epoch * steps_per_epoch,
+    )
+
+
+def create_state(
+    functions: Functions, num_classes: int, seed: int
+) -> state.TrainState | state.GanState:
+    """A state at step 0, with a discriminator if there is one."""
+    fresh = state.create(functions.model, functions.optimizer, seed)
+    if functions.gan is None:
+        return fresh
+    return state.add_discriminator(
+        fresh, functions.gan.discriminator, functions.gan.optimizer, num_classes, seed
     )
 
 

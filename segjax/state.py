@@ -23,17 +23,49 @@ class TrainState(struct.PyTreeNode):
         """What `model.apply` takes when training."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
+    def with_variables(self, variables: dict[str, Any]) -> "TrainState":
+        """The same with other params and batch_stats, averages included."""
+        return self.replace(ema=jax.tree.map(jnp.copy, variables), **variables)
+
+
+class DiscriminatorState(struct.PyTreeNode):
+    """What the discriminator's updates change."""
+
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `discriminator.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+class GanState(struct.PyTreeNode):
+    """The segmenter, which is what is evaluated and shipped, and its discriminator."""
+
+    generator: TrainState
+    discriminator: DiscriminatorState
+
+    @property
+    def step(self) -> jax.Array:
+        """Updates done."""
+        return self.generator.step
+
+    @property
+    def ema(self) -> dict[str, Any]:
+        """The segmenter's averages, for evaluation."""
+        return self.generator.ema
+
+    def with_variables(self, variables: dict[str, Any]) -> "GanState":
+        """The same with another segmenter."""
+        return self.replace(generator=self.generator.with_variables(variables))
+
 
 def create(model: nn.Module, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """A state at step 0, the same for the same seed on any number of devices."""
     image = jnp.zeros((1, 64, 64, 3), jnp.uint8)
-    # Runs once: compiling it with all optimisations would take longer than running it ever could.
-    init = jax.jit(
-        lambda key: model.init(key, image, train=False),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
-    variables = init(jax.random.key(seed))
-    variables = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
+    variables = _init(model, seed, image)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         opt_state=optimizer.init(variables["params"]),
@@ -41,3 +73,27 @@ def create(model: nn.Module, optimizer: optax.GradientTransformation, seed: int)
         ema=jax.tree.map(jnp.copy, variables),
         **variables,
     )
+
+
+def add_discriminator(
+    generator: TrainState,
+    discriminator: nn.Module,
+    optimizer: optax.GradientTransformation,
+    num_classes: int,
+    seed: int,
+) -> GanState:
+    """The segmenter's state with that of a new discriminator, the same for the same seed."""
+    image, probabilities = jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 64, 64, num_classes))
+    variables = _init(discriminator, seed, image, probabilities)
+    opt_state = optimizer.init(variables["params"])
+    return GanState(generator, DiscriminatorState(opt_state=opt_state, **variables))
+
+
+def _init(model: nn.Module, seed: int, *inputs: jax.Array) -> dict[str, Any]:
+    # Runs once: compiling it with all optimisations would take longer than running it ever could.
+    init = jax.jit(
+        lambda key: model.init(key, *inputs, train=False),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    variables = init(jax.random.key(seed))
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from segjax import adversarial, boundary
 from segjax.iou import confusion_matrix
 from segjax.losses import Loss
 from segjax.parallel import global_sum, psum
-from segjax.state import TrainState
+from segjax.state import DiscriminatorState, GanState, TrainState
 
 Batch = dict[str, jax.Array]
 Augment = Callable[[Batch], tuple[jax.Array, jax.Array]]
@@ -84,6 +85,108 @@ def train_step(
     return new_state, metrics
 
 
+def gan_train_step(
+    state: GanState,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    augment: Augment,
+    discriminator: nn.Module,
+    discriminator_optimizer: optax.GradientTransformation,
+    objective: str,
+    weight: Callable[[jax.Array], jax.Array],
+    softening: float,
+    ema_decay: float = 0.0,
+    axis_name: str | None = None,
+) -> tuple[GanState, dict[str, jax.Array]]:
+    """One update of the segmenter and one of the discriminator, from one batch and one forward.
+
+    Both gradients are those of the networks as they were before the step. The segmenter's loss is
+    `loss` + λ · adversarial loss, where λ is `weight` of the updates done.
+
+    Args:
+      objective, softening: see `adversarial`.
+
+    Returns:
+      The new state, and the metrics of `train_step`, where `loss` is without the adversarial part.
+      In `gan`: `discriminator_loss`, `d_real` and `d_fake` (`adversarial.verdict`),
+      `adversarial_loss`, `weight`, and `gradient_share`, the adversarial part of the two gradients'
+      norms at the logits.
+    """
+    image, label = augment(batch)
+    segmenter, critic = state.generator, state.discriminator
+
+    def forward(params: Any) -> tuple[jax.Array, Any]:
+        variables = {"params": params, "batch_stats": segmenter.batch_stats}
+        logits, updates = model.apply(variables, image, train=True, mutable=["batch_stats"])
+        return logits, updates["batch_stats"]
+
+    def judge(variables: Any, probabilities: jax.Array, train: bool) -> tuple[jax.Array, Any]:
+        scores, updates = discriminator.apply(
+            variables, image, probabilities, train=train, mutable=["batch_stats"]
+        )
+        return scores, updates.get("batch_stats", {})
+
+    def adversarial_loss(logits: jax.Array) -> jax.Array:
+        fake = adversarial.mask_void(jax.nn.softmax(logits), label)
+        scores, _ = judge(critic.variables, fake, train=False)
+        return adversarial.segmenter_loss(objective, scores, axis_name)
+
+    def discriminator_loss(params: Any, probabilities: jax.Array) -> tuple:
+        real = adversarial.soften(label, probabilities, softening)
+        fake = adversarial.mask_void(probabilities, label)
+        variables = critic.variables | {"params": params}
+        real, batch_stats = judge(variables, real, train=True)
+        fake, batch_stats = judge(variables | {"batch_stats": batch_stats}, fake, train=True)
+        seen = {f"d_{k}": adversarial.verdict(objective, s, axis_name) for k, s in
+                (("real", real), ("fake", fake))}  # fmt: skip
+        return adversarial.discriminator_loss(objective, real, fake, axis_name), (batch_stats, seen)
+
+    logits, pull_back, batch_stats = jax.vjp(forward, segmenter.params, has_aux=True)
+    value, slope = jax.value_and_grad(loss)(logits, label, axis_name)
+    adversarial_value, adversarial_slope = jax.value_and_grad(adversarial_loss)(logits)
+    factor = weight(segmenter.step)
+    adversarial_slope = factor * adversarial_slope
+    gradients, confusion = psum(
+        (
+            pull_back(slope + adversarial_slope)[0],
+            confusion_matrix(label, logits.argmax(-1), model.num_classes),
+        ),
+        axis_name,
+    )
+    new_segmenter = _updated(segmenter, gradients, batch_stats, optimizer, ema_decay)
+
+    probabilities = jax.lax.stop_gradient(jax.nn.softmax(logits))
+    (critic_value, (critic_stats, seen)), critic_gradients = jax.value_and_grad(
+        discriminator_loss, has_aux=True
+    )(critic.params, probabilities)
+    updates, opt_state = discriminator_optimizer.update(
+        psum(critic_gradients, axis_name), critic.opt_state, critic.params
+    )
+    new_critic = DiscriminatorState(
+        optax.apply_updates(critic.params, updates), critic_stats, opt_state
+    )
+
+    norm, adversarial_norm = (
+        jnp.sqrt(psum((s**2).sum(), axis_name)) for s in (slope, adversarial_slope)
+    )
+    metrics = {
+        "loss": value,
+        "grad_norm": optax.global_norm(gradients),
+        "confusion": confusion,
+        "gan": {
+            "discriminator_loss": critic_value,
+            **seen,
+            "adversarial_loss": adversarial_value,
+            "weight": factor,
+            "gradient_share": adversarial_norm / jnp.maximum(norm + adversarial_norm, 1e-12),
+        },
+    }
+    return GanState(new_segmenter, new_critic), metrics
+
+
 def _updated(
     state: TrainState,
     gradients: Any,
@@ -131,9 +234,12 @@ def eval_step(
 ) -> dict[str, jax.Array]:
     """Scores one batch; `stretched` if the images were resized and their labels were not.
 
+    Args:
+      batch: see `data.pipeline`, and `widths` from `boundary.widths`.
+
     Returns:
-      `loss`, its `weight` (labelled pixels), `confusion` int32 [C, C], all of the global batch, and
-      `prediction` uint8 [B, H, W] at the label's resolution.
+      `loss`, its `weight` (labelled pixels), `confusion` int32 [C, C] and the counts of `boundary`,
+      all of the global batch, and `prediction` uint8 [B, H, W] at the label's resolution.
     """
     label = batch["label"]
     logits = model.apply(variables, batch["image"], train=False)
@@ -141,9 +247,11 @@ def eval_step(
         logits = to_label_size(logits, batch["size"], label.shape[1:])
     prediction = logits.argmax(-1)
     confusion = psum(confusion_matrix(label, prediction, model.num_classes), axis_name)
+    edges = boundary.counts(label, prediction, batch["size"], batch["widths"], model.num_classes)
     return {
         "loss": loss(logits, label, axis_name),
         "weight": confusion.sum(),
         "confusion": confusion,
+        "boundary": psum(edges, axis_name),
         "prediction": prediction.astype(jnp.uint8),
     }

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from segjax import pictures, setup, state, workdir
+from segjax import adversarial, boundary, pictures, setup, warm_start, workdir
 from segjax.checkpoint import Checkpoints
 from segjax.data import check, pipeline, sources
 from segjax.errors import ConfigError, Interrupted, TrainingError
@@ -20,10 +20,11 @@ from segjax.history import Totals, prefixed
 from segjax.parallel import Parallel
 from segjax.progress import Progress
 from segjax.report import format_table
-from segjax.state import TrainState
+from segjax.state import GanState, TrainState
 from segjax.summaries import Summaries
 
 log = logging.getLogger(__name__)
+State = TrainState | GanState
 
 
 class Run:
@@ -50,8 +51,7 @@ class Run:
             config, self.devices, len(self.table.names), counts, self.total_steps
         )
         self.checkpoints = Checkpoints(folder)
-        fresh = state.create(self.functions.model, self.functions.optimizer, config.seed)
-        self.start_state, self.history, self.totals = self._restore(fresh)
+        self.start_state, self.history, self.totals = self._start_or_restore()
         self.start_step = int(self.start_state.step)
 
         train_source = sources.build_source(config.data, "train")
@@ -60,14 +60,20 @@ class Run:
         )
         self.val_examples = setup.eval_examples(config, "val", data)
 
-    def _restore(self, fresh: TrainState) -> tuple[TrainState, list[dict], Totals]:
-        size = sum(p.size for p in jax.tree.leaves(fresh.params))
+    def _start_or_restore(self) -> tuple[State, list[dict], Totals]:
+        config, step = self.config, self.checkpoints.latest_step
+        fresh = setup.create_state(self.functions, len(self.table.names), config.seed)
+        size = sum(p.size for p in jax.tree.leaves(fresh.ema["params"]))
         log.info(
             "%s parameters, %d steps of %d images on %d %s (%s)",
-            *(f"{size:,}", self.total_steps, self.config.batch_size, len(self.devices.devices)),
+            *(f"{size:,}", self.total_steps, config.batch_size, len(self.devices.devices)),
             *(self.devices.devices[0].device_kind, self.devices.mode),
         )
-        step = self.checkpoints.latest_step
+        if step is None and config.init_from:
+            log.info("Starting from the best checkpoint of %s", config.init_from)
+            source = Path(config.init_from)
+            variables = warm_start.variables_of(source, config, self.table, fresh.ema)
+            return fresh.with_variables(variables), [], Totals()
         if step is None:
             return fresh, [], Totals()
         log.info("Resuming %s at step %d of %d", self.folder, step, self.total_steps)
@@ -85,6 +91,16 @@ class Run:
         )
         return self.devices.prefetch(stream)
 
+    def train_step(self, step: int, train_state: State, batch: Any) -> tuple[State, Any]:
+        """Update number `step`: before the discriminator comes in exactly that without it."""
+        gan = self.functions.gan
+        if gan is None:
+            return self.functions.train_step(train_state, batch)
+        if step > gan.start_step:
+            return gan.step(train_state, batch)
+        generator, metrics = self.functions.train_step(train_state.generator, batch)
+        return train_state.replace(generator=generator), metrics
+
     def validate(self, variables: Any) -> Evaluation:
         """Scores averaged variables, on the devices, on the validation split."""
         return evaluate(
@@ -96,7 +112,7 @@ class Run:
             num_pictures=self.config.eval.num_pictures,
         )
 
-    def save(self, train_state: TrainState, mean_iou: float = -1.0) -> None:
+    def save(self, train_state: State, mean_iou: float = -1.0) -> None:
         """Saves the state and what the curves and the running epoch need."""
         progress = {"history": self.history, "totals": self.totals.to_json()}
         self.checkpoints.save(self.devices.unreplicate(train_state), progress, mean_iou)
@@ -122,7 +138,7 @@ def catch_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def train_and_evaluate(config: ConfigDict, folder: str | Path) -> tuple[TrainState, dict]:
+def train_and_evaluate(config: ConfigDict, folder: str | Path) -> tuple[State, dict]:
     """Trains, or resumes, and evaluates the best checkpoint on the validation split.
 
     Returns:
@@ -153,12 +169,12 @@ def train_and_evaluate(config: ConfigDict, folder: str | Path) -> tuple[TrainSta
 
 
 def _loop(
-    run: Run, train_state: TrainState, signals: list[int], summaries: Summaries, progress: Progress
-) -> TrainState:
+    run: Run, train_state: State, signals: list[int], summaries: Summaries, progress: Progress
+) -> State:
     config, pending = run.config, []
     batches = progress.timed(run.batches())
     for step in range(run.start_step + 1, run.total_steps + 1):
-        train_state, metrics = run.functions.train_step(train_state, next(batches))
+        train_state, metrics = run.train_step(step, train_state, next(batches))
         pending.append(metrics)
         progress.step()
         epoch_ends = step % run.steps_per_epoch == 0
@@ -183,9 +199,10 @@ def _log_steps(
     window = Totals()
     for i, metrics in enumerate(pending):
         metrics = run.devices.unreplicate(metrics)
-        if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["grad_norm"]):
+        values = (metrics["loss"], metrics["grad_norm"], *metrics.get("gan", {}).values())
+        if not all(map(math.isfinite, values)):
             raise TrainingError(
-                f"loss {metrics['loss']} and gradient norm {metrics['grad_norm']} at step "
+                f"loss {metrics['loss']}, gradient norm {metrics['grad_norm']} at step "
                 f"{step - len(pending) + 1 + i}; the last good checkpoint is step "
                 f"{run.checkpoints.latest_step}. Lower config.optim.learning_rate or "
                 "config.optim.grad_clip, or use --config.model.dtype=float32, in another --workdir"
@@ -200,11 +217,20 @@ def _log_steps(
     summaries.scalars(step, prefixed("train/", {**scores, **other}))
 
 
-def _end_epoch(run: Run, step: int, train_state: TrainState, summaries: Summaries) -> None:
+def _end_epoch(run: Run, step: int, train_state: State, summaries: Summaries) -> None:
     """Adds a row to the history; where an evaluation is due, scores and saves."""
     epoch = step // run.steps_per_epoch
-    row = {"epoch": epoch, "step": step, **prefixed("train_", run.totals.scores())}
+    scores = run.totals.scores()
+    row = {"epoch": epoch, "step": step, **prefixed("train_", scores)}
     run.totals = Totals()
+    objective, critic_loss = run.config.gan.objective, scores.get("gan/discriminator_loss")
+    if critic_loss is not None and adversarial.has_won(objective, critic_loss):
+        log.warning(
+            "epoch %d  the discriminator has won: its loss is %.4f, and the segmenter learns little "
+            "from it. Lower config.gan.learning_rate or config.gan.softening, or set "
+            "config.gan.spectral_norm",
+            *(epoch, critic_loss),
+        )
     run.history.append(row)
     if epoch % run.config.eval.every_epochs and step != run.total_steps:
         return
@@ -213,10 +239,14 @@ def _end_epoch(run: Run, step: int, train_state: TrainState, summaries: Summarie
     values = {
         "loss": result.loss,
         "accuracy": scores["pixel_accuracy"],
-        "mean_iou": scores["mean_iou"],
+        **{name: score for name, score in scores.items() if name.startswith("mean_")},
     }
     row |= prefixed("val_", values)
-    log.info("epoch %d  val loss %.4f  val accuracy %.3f  val mIoU %.4f", epoch, *values.values())
+    shown = ("loss", "accuracy", "mean_iou", f"mean_{boundary.NAMES[0]}")
+    log.info(
+        "epoch %d  val loss %.4f  val accuracy %.3f  val mIoU %.4f  boundary IoU %.4f",
+        *(epoch, *(values[name] for name in shown)),
+    )
     summaries.scalars(step, prefixed("val/", values))
     per_class = dict(zip(run.table.names, scores["iou"].tolist(), strict=True))
     summaries.scalars(step, prefixed("val_iou/", per_class))

@@ -45,6 +45,11 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, object]:
     return flat
 
 
+def as_json(config: ConfigDict) -> dict:
+    """The configuration as config.json holds it."""
+    return json.loads(config.to_json_best_effort())
+
+
 def open_for_training(workdir: Path, config: ConfigDict) -> None:
     """Makes the directory and writes config.json.
 
@@ -60,7 +65,7 @@ def open_for_training(workdir: Path, config: ConfigDict) -> None:
             f"--workdir {workdir} cannot be written ({error.strerror}); choose another"
         ) from error
     path = workdir / "config.json"
-    wanted = json.loads(config.to_json_best_effort())
+    wanted = as_json(config)
     if path.exists() and any(workdir.glob("checkpoints/*")):
         held, new = _flatten(_read_json(path)), _flatten(wanted)
         changed = [

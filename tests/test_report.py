@@ -4,15 +4,20 @@ import math
 import numpy as np
 import pytest
 
-from segjax import report
+from segjax import boundary, iou, report
 
 NAMES = ["Road", "Car", "Tree"]
 CONFUSION = np.array([[6, 2, 0], [0, 2, 0], [0, 0, 0]])  # Tree is absent.
+EDGES = {
+    "band": np.array([[[3, 1, 0], [4, 2, 0], [5, 1, 0]], [[1, 1, 0], [2, 1, 0], [2, 1, 0]]]),
+    "outline": np.array([[4, 1, 0], [2, 1, 0], [4, 2, 0], [2, 1, 0]]),
+}
 
 
 @pytest.fixture
 def split():
-    return report.split_report(CONFUSION, NAMES, 0.5, 7, 1200, "native")
+    scores = iou.metrics(CONFUSION) | boundary.metrics(EDGES)
+    return report.split_report(scores, CONFUSION.sum(axis=1), NAMES, 0.5, 7, 1200, "native")
 
 
 def test_report_holds_the_scores(split):
@@ -22,6 +27,9 @@ def test_report_holds_the_scores(split):
         "iou": 0.5,
         "accuracy": 1.0,
         "dice": pytest.approx(4 / 6),
+        "boundary_iou_0.02": 0.5,
+        "boundary_iou_0.005": 1.0,
+        "boundary_f_0.0075": pytest.approx(2 / 3),
         "pixels": 2,
     }
     assert math.isnan(split["per_class"]["Tree"]["iou"])
@@ -37,7 +45,8 @@ def test_json_has_null_for_nan_and_leaves_no_temporary_file(split, tmp_path):
         raise AssertionError(f"{constant} is not JSON")
 
     read = json.loads(path.read_text(), parse_constant=refuse)
-    assert read["per_class"]["Tree"] == {"iou": None, "accuracy": None, "dice": None, "pixels": 0}
+    assert read["per_class"]["Tree"]["pixels"] == 0
+    assert all(v is None for k, v in read["per_class"]["Tree"].items() if k != "pixels")
     assert read["loss"] is None
     assert read["per_class"]["Road"] == split["per_class"]["Road"]
     assert list(path.parent.iterdir()) == [path]
@@ -54,7 +63,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
 def test_table_lines_up_and_shows_every_class(split):
     header, rule, road, car, tree, _, mean, summary = report.format_table(split).splitlines()
     assert {len(line) for line in (header, rule, road, car, tree, mean)} == {len(header)}
-    assert road.split() == ["Road", "0.750", "0.750", "0.857", "80.00%"]
-    assert tree.split() == ["Tree", "nan", "nan", "nan", "0.00%"]
-    assert mean.split() == ["mean", "0.625", "0.875", "0.762", "100.00%"]
+    assert road.split() == ["Road", "0.750", "0.750", "0.857", "0.500", "0.500", "80.00%"]
+    assert tree.split() == ["Tree", *["nan"] * 5, "0.00%"]
+    assert mean.split() == ["mean", "0.625", "0.875", "0.762", "0.500", "0.583", "100.00%"]
     assert "pixel accuracy 0.800" in summary and "step 1200" in summary

@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 
 from segjax.errors import ConfigError
 from segjax.models.mobilenet_v2 import WIDTHS, MobileNetV2
+from segjax.models.patchgan import NORMS, PatchGAN
 from segjax.models.unet import Decoder, UNet
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -35,4 +36,22 @@ def build(config: ConfigDict, num_classes: int, axis_name: str | None = None) ->
         std=tuple(config.std),
         freeze_encoder=config.freeze_encoder,
         dtype=DTYPES[config.dtype],
+    )
+
+
+def build_discriminator(config: ConfigDict, dtype: str, axis_name: str | None = None) -> PatchGAN:
+    """The discriminator of `config.gan`; ConfigError for a value that none has."""
+    if config.norm not in NORMS:
+        raise ConfigError(f"config.gan.norm is {config.norm!r}; choose one of {NORMS}")
+    if not config.channels or min(config.channels) < 1:
+        raise ConfigError(
+            "config.gan.channels needs positive numbers, one for each convolution; it is "
+            f"{tuple(config.channels)}"
+        )
+    return PatchGAN(
+        channels=tuple(config.channels),
+        norm=config.norm,
+        spectral_norm=config.spectral_norm,
+        axis_name=axis_name,
+        dtype=DTYPES[dtype],
     )

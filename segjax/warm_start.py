@@ -1,0 +1,44 @@
+"""Weights of one run as the start of another: to refine them, or to train on with other settings."""
+
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from segjax import workdir
+from segjax.checkpoint import Checkpoints
+from segjax.data.datasets import LabelTable
+from segjax.errors import ConfigError
+
+# Fields of config.model that may differ: they change training, not what the weights mean.
+FREE = ("freeze_encoder", "dtype")
+
+
+def variables_of(
+    folder: Path, config: ConfigDict, table: LabelTable, like: dict[str, Any]
+) -> dict[str, Any]:
+    """The averaged params and batch_stats of a run's best checkpoint, in the structure of `like`.
+
+    Raises:
+      DataError: where there is no run.
+      ConfigError: where its network or its classes are not those of `config` and `table`.
+    """
+    source, source_table, _ = workdir.load(folder)
+    where = f"config.init_from is {str(folder)!r}, a run"
+    if source_table.names != table.names:
+        raise ConfigError(
+            f"{where} with other classes than the data: {', '.join(source_table.names)}"
+        )
+    # By way of JSON, as the source was stored: tuples become lists.
+    wanted = ConfigDict(workdir.as_json(config)).model
+    for field, value in source.model.items():
+        if field not in FREE and value != wanted[field]:
+            raise ConfigError(
+                f"{where} with config.model.{field}={value!r}, here it is {wanted[field]!r}; give "
+                "it the same value"
+            )
+    checkpoints = Checkpoints(folder)
+    try:
+        return checkpoints.restore_ema(like, checkpoints.find("best"))
+    finally:
+        checkpoints.close()
