@@ -1,4 +1,4 @@
-"""The quick start's network, refined by a discriminator: start from a trained one, sharpen outlines.
+"""The quick start's network, refined by a discriminator.
 
   python -m segjax.main --config configs/quickstart.py
   python -m segjax.main --config configs/shapes_gan.py --config.init_from=runs/quickstart

@@ -1,4 +1,4 @@
-"""The adversarial part of training: what the discriminator sees, its objectives and their weight."""
+"""The adversarial part of training: what the discriminator sees, objectives, and their weight."""
 
 from collections.abc import Callable
 

@@ -70,16 +70,20 @@ def _distance(classes: jax.Array, outside: jax.Array, limit: jax.Array) -> jax.A
 
 
 def _outline(classes: jax.Array) -> jax.Array:
-    """Pixels with a labelled pixel of another class among their eight neighbours: bool [B, H, W]."""
+    """Pixels with a pixel of another class (not void) around them: bool [B, H, W]."""
     low = _over_3x3(jnp.where(classes < 0, jnp.iinfo(jnp.int16).max, classes), jnp.minimum)
     return (classes >= 0) & (low != _over_3x3(classes, jnp.maximum))
 
 
 def _found(
-    classes: jax.Array, outline: jax.Array, other: jax.Array, other_outline: jax.Array,
-    tolerance: jax.Array, num_classes: int,
-) -> jax.Array:  # fmt: skip
-    """Outline pixels with an outline pixel of the same class in `other` within the tolerance [B]."""
+    classes: jax.Array,
+    outline: jax.Array,
+    other: jax.Array,
+    other_outline: jax.Array,
+    tolerance: jax.Array,
+    num_classes: int,
+) -> jax.Array:
+    """Outline pixels that have one of their class in `other` within the tolerance [B]."""
     # One bit per class: a single bitwise or grows the outlines of 32 classes.
     word = jnp.arange(-(-num_classes // 32))
     bit = jnp.uint32(1) << (other % 32).astype(jnp.uint32)
@@ -142,7 +146,7 @@ def counts(
 
 
 def _tally(classes: jax.Array, flags: list[jax.Array], num_classes: int) -> jax.Array:
-    """Counts, for every flag bool [B, H, W], the pixels of each class that have it: int32 [F, C]."""
+    """For every flag, bool [B, H, W], how many pixels of each class have it: int32 [F, C]."""
     # One histogram over class and all flags together: on a CPU it is what takes the time.
     code = sum(flag.astype(jnp.int32) << i for i, flag in enumerate(flags))
     num_codes = 2 ** len(flags)
@@ -157,8 +161,8 @@ def metrics(counts: dict[str, np.ndarray]) -> dict[str, float | np.ndarray]:
     """Turns the counts of a whole split into scores in [0, 1], float64.
 
     Returns:
-      boundary_iou_0.02, boundary_iou_0.005, boundary_f_0.0075: float64 [C], NaN where a class has no edge
-        in the labels nor in the predictions.
+      boundary_iou_0.02, boundary_iou_0.005, boundary_f_0.0075: float64 [C], NaN where a class has
+        an edge neither in the labels nor in the predictions.
       mean_boundary_iou_0.02, …: their means over the other classes.
     """
     per_class = {}

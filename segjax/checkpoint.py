@@ -6,6 +6,8 @@ that as one more item: what reads the segmenter need not know.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +15,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from segjax.errors import DataError
+from segjax.errors import DataError, TrainingError
 from segjax.state import DiscriminatorState, GanState, TrainState
 
 METRIC = "mean_iou"
@@ -70,11 +72,12 @@ class Checkpoints:
         if step == self.latest_step:
             return
         arguments = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(**arguments, progress=ocp.args.JsonSave(progress)),
-            metrics={METRIC: _score({METRIC: mean_iou})},
-        )
+        with self._writing():
+            saved = self._manager.save(
+                step,
+                args=ocp.args.Composite(**arguments, progress=ocp.args.JsonSave(progress)),
+                metrics={METRIC: _score({METRIC: mean_iou})},
+            )
         if not saved:
             raise DataError(
                 f"{self.folder}: step {step} was not saved, a later step {self.latest_step} is "
@@ -106,9 +109,23 @@ class Checkpoints:
             ) from error
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Waits until everything is on disk; TrainingError if it cannot be written."""
+        with self._writing():
+            self._manager.wait_until_finished()
         self._manager.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        # A checkpoint is written under another name, beside the earlier ones, and renamed at last.
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            reason = str(error).splitlines()[0].split(" [")[0].rsplit(": ", 1)[-1]
+            kept = sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
+            raise TrainingError(
+                f"{self.folder}: the checkpoint was not written ({reason}); those of the steps "
+                f"{kept} are intact. Mend the disk, and the same command goes on from there"
+            ) from error
 
 
 def _items(state: TrainState | GanState) -> dict[str, Any]:

@@ -30,6 +30,36 @@ def define_config() -> None:
     )
 
 
+def define_multihost() -> None:
+    """--multihost and what it needs where no cluster manager says it."""
+    flags.DEFINE_bool("multihost", False, "This is one of several processes that train together.")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for --multihost.")
+    flags.DEFINE_integer("num_processes", None, "How many they are, for --multihost.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, for --multihost.")
+
+
+def _join_the_others() -> None:
+    """Connects this process with the others; SLURM, Open MPI and Kubernetes need no more flags."""
+    import jax
+
+    try:
+        jax.distributed.initialize(
+            FLAGS.coordinator,
+            FLAGS.num_processes,
+            FLAGS.process_id,
+            initialization_timeout=120,
+            heartbeat_timeout_seconds=30,
+        )
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"--multihost: {reason}; outside SLURM, Open MPI and Kubernetes give every process "
+            "--coordinator=HOST:PORT --num_processes=N --process_id=I"
+        ) from error
+    if jax.process_index() > 0:
+        logging.getLogger("segjax").setLevel(logging.WARNING)
+
+
 def config() -> ConfigDict:
     """The configuration that --config names; ConfigError without one."""
     if FLAGS.config is None:
@@ -89,11 +119,17 @@ def run(main: Callable[[], None]) -> None:
 
     def wrapped(_: Sequence[str]) -> None:
         _set_up_logging()
+        several = "multihost" in FLAGS and FLAGS.multihost
         try:
+            if several:
+                _join_the_others()
             main()
         except SegjaxError as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            sys.exit(error.exit_code)
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            # An orderly exit would wait for the other processes, which wait for this one.
+            (os._exit if several else sys.exit)(error.exit_code)
+        except OSError as error:
+            sys.exit(f"{type(error).__name__}: {error}")
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
 

@@ -18,6 +18,7 @@ CHECKPOINTS = ("best", "latest")
 
 def define_flags() -> None:
     """The flags of this entry point."""
+    cli.define_multihost()
     flags.DEFINE_string("workdir", None, "The run to evaluate.")
     flags.DEFINE_enum("split", "val", SPLITS, "The split to evaluate on.")
     flags.DEFINE_enum("checkpoint", "best", CHECKPOINTS, "best (by validation mIoU) or latest.")
@@ -80,7 +81,8 @@ def evaluate_run(
         batch_size=config.eval.batch_size,
         num_pictures=config.eval.num_pictures,
     )
-    return write_split(folder, name, result, table, step, setup.resolution_name(config))
+    resolution = setup.resolution_name(config)
+    return write_split(folder, name, result, table, step, resolution, devices.is_first)
 
 
 def main() -> None:

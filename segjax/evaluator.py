@@ -21,9 +21,9 @@ MAX_LOGITS = 2**28  # of a batch: 1 GiB, however large the images are
 class Evaluation:
     """What one split gave.
 
-    confusion: int64 [C, C]; edges: see `boundary.counts`, int64; loss: mean of the batches, weighted
-    by their labelled pixels; pictures: image uint8 [H, W, 3], label and prediction uint8 [H, W] of a
-    few examples of the split.
+    confusion: int64 [C, C]; edges: int64, see `boundary.counts`; loss: mean of the batches,
+    weighted by their labelled pixels; pictures: image uint8 [H, W, 3], label and prediction uint8
+    [H, W] of a few examples of the split.
     """
 
     confusion: np.ndarray
@@ -67,11 +67,12 @@ def evaluate(
     num_logits = math.prod(examples.label_shape) * len(examples.source.table.names)
     batch_size = max(1, min(batch_size, len(examples), MAX_LOGITS // num_logits))
     batch_size = -(-batch_size // count) * count
-    wanted = set(np.linspace(0, len(examples) - 1, num_pictures).astype(int).tolist())
+    share = batch_size // devices.process[1]
+    # Of what the first process sees, for it is the one that draws.
+    seen = [i for i in range(len(examples)) if i % batch_size < share]
+    wanted = {seen[i] for i in np.linspace(0, len(seen) - 1, num_pictures).astype(int)}
     totals, loss, weight, pictures = None, 0.0, 0, []
-    for start, batch in zip(
-        range(0, len(examples), batch_size), eval_batches(examples, batch_size), strict=True
-    ):
+    for start, batch in eval_batches(examples, batch_size, devices.process):
         # In float64, on the host: a width that is rounded the other way is another score.
         batch["widths"] = boundary.widths(batch["size"])
         out = step(variables, devices.shard(batch))
@@ -81,7 +82,7 @@ def evaluate(
         totals = jax.tree.map(np.add, totals, new) if totals else new
         loss += float(out["loss"]) * int(out["weight"])
         weight += int(out["weight"])
-        rows = [i - start for i in sorted(wanted) if start <= i < start + batch_size]
+        rows = [i - start for i in sorted(wanted) if start <= i < start + share]
         if rows:
             prediction = devices.unshard(prediction)
             pictures += [_picture(batch, prediction, row, examples.stretched) for row in rows]
@@ -90,9 +91,15 @@ def evaluate(
 
 
 def write_split(
-    folder: Path, name: str, result: Evaluation, table: LabelTable, step: int, resolution: str
+    folder: Path,
+    name: str,
+    result: Evaluation,
+    table: LabelTable,
+    step: int,
+    resolution: str,
+    writes: bool = True,
 ) -> dict[str, Any]:
-    """Writes report/<name>.json, its confusion matrix and predictions; returns the report."""
+    """Returns the report; if it `writes` (one process does), it and its pictures to report/."""
     content = report.split_report(
         result.scores,
         result.confusion.sum(axis=1),
@@ -102,6 +109,8 @@ def write_split(
         step,
         resolution,
     )
+    if not writes:
+        return content
     folder = folder / "report"
     report.write_json(folder / f"{name}.json", content)
     # The pictures of the validation split keep the plain names.

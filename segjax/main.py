@@ -11,6 +11,7 @@ from absl import flags
 from segjax import cli
 
 cli.define_config()
+cli.define_multihost()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints, summaries and reports go; runs/<config name> by default."
 )

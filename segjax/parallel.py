@@ -1,7 +1,8 @@
 """The only file that names devices: one step function, run by jit over a mesh or by pmap.
 
 Under `jit` the batch is sharded over a one-dimensional mesh of all devices and the step sees the
-global batch. Under `pmap` every device sees its share and sums are taken over `axis_name`.
+global batch. Under `pmap` every device sees its share and sums are taken over `axis_name`. With
+several processes (`jax.distributed`) every one has some of the devices, and feeds those.
 """
 
 import itertools
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import jax_utils
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from segjax.errors import ConfigError
@@ -35,6 +37,10 @@ def global_sum(x: jax.Array, axis_name: str | None) -> jax.Array:
     return x if axis_name is None else x + jax.lax.stop_gradient(psum(x, axis_name) - x)
 
 
+def _mesh(devices: list[jax.Device]) -> jax.sharding.Mesh:
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
 class Parallel:
     """How steps are compiled and arrays are placed: `auto` is pmap if there are several devices."""
 
@@ -42,15 +48,32 @@ class Parallel:
         if mode not in MODES:
             raise ConfigError(f"config.parallel is {mode!r}; choose one of {MODES}")
         self.devices = devices or jax.devices()
+        self.process = jax.process_index(), jax.process_count()
+        self._local = [d for d in self.devices if d.process_index == self.process[0]]
         if mode == "auto":
             mode = "pmap" if len(self.devices) > 1 else "jit"
         self.mode = mode
         self.axis_name = AXIS if mode == "pmap" else None
-        mesh = jax.make_mesh(
-            (len(self.devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices
-        )
-        self._replicated = NamedSharding(mesh, PartitionSpec())
-        self._sharded = NamedSharding(mesh, PartitionSpec(AXIS))
+        self._replicated = NamedSharding(_mesh(self.devices), PartitionSpec())
+        # pmap takes what its own process's devices get, jit the whole.
+        fed = self._local if mode == "pmap" else self.devices
+        self._sharded = NamedSharding(_mesh(fed), PartitionSpec(AXIS))
+
+    @property
+    def is_first(self) -> bool:
+        """True in the one process that writes files and logs."""
+        return self.process[0] == 0
+
+    @property
+    def is_alone(self) -> bool:
+        """True where there is no other process."""
+        return self.process[1] == 1
+
+    def any(self, flag: bool) -> bool:
+        """True where any process says so; every process has to ask."""
+        if self.is_alone:
+            return flag
+        return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
     def check_batch_size(self, batch_size: int) -> None:
         """Raises ConfigError where the devices cannot share a batch evenly."""
@@ -70,23 +93,29 @@ class Parallel:
     def replicate(self, tree: Any) -> Any:
         """Host tree to a copy on every device."""
         if self.mode == "pmap":
-            return jax_utils.replicate(tree, self.devices)
+            return jax_utils.replicate(tree, self._local)
         return jax.device_put(tree, self._replicated)
 
     def unreplicate(self, tree: Any) -> Any:
         """One copy, as host arrays."""
-        return jax.device_get(jax_utils.unreplicate(tree) if self.mode == "pmap" else tree)
+        copy = jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), tree))
+        if self.mode == "pmap":
+            copy = jax.tree.map(lambda x: x.reshape(x.shape[1:]), copy)
+        return copy
 
     def shard(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Splits the leading axis over the devices."""
+        """Splits the leading axis, this process's share of the batch, over its devices."""
         if self.mode == "pmap":
-            count = len(self.devices)
+            count = len(self._local)
             batch = {k: v.reshape(count, -1, *v.shape[1:]) for k, v in batch.items()}
-        return jax.device_put(batch, self._sharded)
+        return {
+            k: jax.make_array_from_process_local_data(self._sharded, v) for k, v in batch.items()
+        }
 
     def unshard(self, x: jax.Array) -> np.ndarray:
-        """A step's output with a leading batch axis, as one host array."""
-        x = jax.device_get(x)
+        """This process's share of a step's output with a leading batch axis, as one host array."""
+        shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+        x = np.concatenate([shard.data for shard in shards])
         return x.reshape(-1, *x.shape[2:]) if self.mode == "pmap" else x
 
     def prefetch(self, batches: Iterable[dict[str, np.ndarray]], size: int = 2) -> Iterator:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-
 BOUNDARY = ("boundary_iou_0.02", "boundary_f_0.0075")  # of `boundary.metrics`, in the terminal
 
 

@@ -10,7 +10,7 @@ import optax
 from ml_collections import ConfigDict
 
 from segjax import adversarial, losses, models, optim, state, steps
-from segjax.data import augment, check, pipeline, sources
+from segjax.data import augment, check, pipeline
 from segjax.errors import ConfigError
 from segjax.evaluator import RESOLUTIONS
 from segjax.parallel import Parallel
@@ -150,7 +150,7 @@ def create_state(
 
 def eval_examples(config: ConfigDict, split: str, report: check.Report) -> pipeline.Fitted:
     """A split as the evaluator wants it: at the labels' own resolution, or at the network's."""
-    source = sources.build_source(config.data, split)
+    source = check.usable(config.data, split, report)
     native = config.eval.resolution == "native"
     return pipeline.Fitted(source, config.data, report.max_size[split], native)
 

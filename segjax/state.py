@@ -1,9 +1,11 @@
 """What training changes from step to step, as one pytree."""
 
+import hashlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
@@ -57,9 +59,25 @@ class GanState(struct.PyTreeNode):
         """The segmenter's averages, for evaluation."""
         return self.generator.ema
 
+    @property
+    def params(self) -> Any:
+        """The segmenter's."""
+        return self.generator.params
+
     def with_variables(self, variables: dict[str, Any]) -> "GanState":
         """The same with another segmenter."""
         return self.replace(generator=self.generator.with_variables(variables))
+
+
+def fingerprint(params: Any) -> str:
+    """Sixteen characters that are equal for two runs only if all their parameters are, bit by bit.
+
+    params: host arrays.
+    """
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def create(model: nn.Module, optimizer: optax.GradientTransformation, seed: int) -> TrainState:

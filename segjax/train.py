@@ -13,14 +13,14 @@ from ml_collections import ConfigDict
 
 from segjax import adversarial, boundary, pictures, setup, warm_start, workdir
 from segjax.checkpoint import Checkpoints
-from segjax.data import check, pipeline, sources
-from segjax.errors import ConfigError, Interrupted, TrainingError
+from segjax.data import check, pipeline
+from segjax.errors import ConfigError, DataError, Interrupted, TrainingError
 from segjax.evaluator import Evaluation, evaluate, write_split
 from segjax.history import Totals, prefixed
 from segjax.parallel import Parallel
 from segjax.progress import Progress
 from segjax.report import format_table
-from segjax.state import GanState, TrainState
+from segjax.state import GanState, TrainState, fingerprint
 from segjax.summaries import Summaries
 
 log = logging.getLogger(__name__)
@@ -34,11 +34,12 @@ class Run:
         self.config, self.folder = config, folder
         self.devices = Parallel(config.parallel)
         setup.validate(config, self.devices)
-        workdir.open_for_training(folder, config)
+        writes = self.devices.is_first
+        workdir.open_for_training(folder, config, writes)
         data = check.check(config.data, cache=folder / "data.json")
         self.table, counts = data.table, data.pixel_counts["train"]
         log.info("%s\n%s", self.table.describe(), check.format_report(data))
-        workdir.save_table(folder, self.table, counts)
+        workdir.save_table(folder, self.table, counts, writes)
 
         self.steps_per_epoch = data.num_images["train"] // config.batch_size
         if self.steps_per_epoch == 0:
@@ -54,7 +55,7 @@ class Run:
         self.start_state, self.history, self.totals = self._start_or_restore()
         self.start_step = int(self.start_state.step)
 
-        train_source = sources.build_source(config.data, "train")
+        train_source = check.usable(config.data, "train", data)
         self.train_examples = pipeline.Fitted(
             train_source, config.data, data.max_size["train"], native=False
         )
@@ -88,6 +89,7 @@ class Run:
             self.config.batch_size,
             self.config.seed,
             self.start_step,
+            self.devices.process,
         )
         return self.devices.prefetch(stream)
 
@@ -115,7 +117,9 @@ class Run:
     def save(self, train_state: State, mean_iou: float = -1.0) -> None:
         """Saves the state and what the curves and the running epoch need."""
         progress = {"history": self.history, "totals": self.totals.to_json()}
-        self.checkpoints.save(self.devices.unreplicate(train_state), progress, mean_iou)
+        host_state = self.devices.unreplicate(train_state)
+        log.info("saving step %d, parameters %s", host_state.step, fingerprint(host_state.params))
+        self.checkpoints.save(host_state, progress, mean_iou)
 
 
 @contextmanager
@@ -174,12 +178,20 @@ def _loop(
     config, pending = run.config, []
     batches = progress.timed(run.batches())
     for step in range(run.start_step + 1, run.total_steps + 1):
-        train_state, metrics = run.train_step(step, train_state, next(batches))
+        try:
+            batch = next(batches)
+        except DataError:  # a file that was there when the run began
+            if pending:
+                _log_steps(run, step - 1, pending, summaries, progress)
+            run.save(train_state)
+            raise
+        train_state, metrics = run.train_step(step, train_state, batch)
         pending.append(metrics)
         progress.step()
         epoch_ends = step % run.steps_per_epoch == 0
-        stop = bool(signals)
-        if step % config.log_every == 0 or epoch_ends or stop:
+        log_now = step % config.log_every == 0 or epoch_ends
+        stop = run.devices.any(bool(signals)) if log_now else run.devices.is_alone and bool(signals)
+        if log_now or stop:
             _log_steps(run, step, pending, summaries, progress)
         if epoch_ends:
             _end_epoch(run, step, train_state, summaries)
@@ -187,7 +199,8 @@ def _loop(
         if stop:
             run.save(train_state)
             raise Interrupted(
-                f"stopped at step {step}, everything is saved; the same command resumes", signals[0]
+                f"stopped at step {step}, everything is saved; the same command resumes",
+                signals[0] if signals else signal.SIGTERM,
             )
     return train_state
 
@@ -223,14 +236,7 @@ def _end_epoch(run: Run, step: int, train_state: State, summaries: Summaries) ->
     scores = run.totals.scores()
     row = {"epoch": epoch, "step": step, **prefixed("train_", scores)}
     run.totals = Totals()
-    objective, critic_loss = run.config.gan.objective, scores.get("gan/discriminator_loss")
-    if critic_loss is not None and adversarial.has_won(objective, critic_loss):
-        log.warning(
-            "epoch %d  the discriminator has won: its loss is %.4f, and the segmenter learns little "
-            "from it. Lower config.gan.learning_rate or config.gan.softening, or set "
-            "config.gan.spectral_norm",
-            *(epoch, critic_loss),
-        )
+    _warn_if_the_discriminator_won(run, step, scores, summaries)
     run.history.append(row)
     if epoch % run.config.eval.every_epochs and step != run.total_steps:
         return
@@ -251,10 +257,26 @@ def _end_epoch(run: Run, step: int, train_state: State, summaries: Summaries) ->
     per_class = dict(zip(run.table.names, scores["iou"].tolist(), strict=True))
     summaries.scalars(step, prefixed("val_iou/", per_class))
     run.save(train_state, scores["mean_iou"])
+    if not run.devices.is_first:
+        return
     if result.pictures:
         panel = pictures.prediction_panel(*zip(*result.pictures, strict=True), run.table.palette)
         summaries.picture(step, "val/predictions", panel)
     pictures.training_curves(run.history, run.folder / "report" / "training_curves.png")
+
+
+def _warn_if_the_discriminator_won(
+    run: Run, step: int, scores: dict[str, float], summaries: Summaries
+) -> None:
+    loss = scores.get("gan/discriminator_loss")
+    if loss is not None and adversarial.has_won(run.config.gan.objective, loss):
+        warning = (
+            f"The discriminator has won: its mean loss of the epoch to step {step} is {loss:.4f}, "
+            "and the segmenter learns little from it. Lower config.gan.learning_rate or "
+            "config.gan.softening, or set config.gan.spectral_norm"
+        )
+        log.warning(warning)
+        summaries.text(step, "gan/warning", warning)
 
 
 def write_reports(run: Run) -> dict:
@@ -263,7 +285,9 @@ def write_reports(run: Run) -> dict:
     variables = run.checkpoints.restore_ema(run.start_state.ema, best)
     result = run.validate(run.devices.replicate(variables))
     resolution = setup.resolution_name(run.config)
-    content = write_split(run.folder, "val", result, run.table, best, resolution)
+    content = write_split(
+        run.folder, "val", result, run.table, best, resolution, run.devices.is_first
+    )
     log.info(
         "Validation split, best checkpoint:\n%s\n\nPictures and scores: %s\nCurves: tensorboard "
         "--logdir %s",

@@ -1,4 +1,4 @@
-"""Weights of one run as the start of another: to refine them, or to train on with other settings."""
+"""Weights of one run as the start of another: to refine them, or to go on in another way."""
 
 from pathlib import Path
 from typing import Any

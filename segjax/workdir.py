@@ -50,8 +50,8 @@ def as_json(config: ConfigDict) -> dict:
     return json.loads(config.to_json_best_effort())
 
 
-def open_for_training(workdir: Path, config: ConfigDict) -> None:
-    """Makes the directory and writes config.json.
+def open_for_training(workdir: Path, config: ConfigDict, writes: bool = True) -> None:
+    """Makes the directory and, if it `writes` (one process does), config.json.
 
     Raises ConfigError where the directory cannot be written, or holds checkpoints of another
     configuration.
@@ -59,7 +59,7 @@ def open_for_training(workdir: Path, config: ConfigDict) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / ".writable").touch()
-        (workdir / ".writable").unlink()
+        (workdir / ".writable").unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(
             f"--workdir {workdir} cannot be written ({error.strerror}); choose another"
@@ -78,10 +78,13 @@ def open_for_training(workdir: Path, config: ConfigDict) -> None:
                 f"--workdir {workdir} holds a run of another configuration: {'; '.join(changed)}. "
                 "Choose another --workdir, or give the fields their old values to resume"
             )
-    write_json(path, wanted)
+    if writes:
+        write_json(path, wanted)
 
 
-def save_table(workdir: Path, table: LabelTable, pixel_counts: np.ndarray) -> None:
+def save_table(
+    workdir: Path, table: LabelTable, pixel_counts: np.ndarray, writes: bool = True
+) -> None:
     """Writes classes.json, and the training pixels per class, which class weights are made of.
 
     Raises ConfigError where the directory holds checkpoints that were trained on other data.
@@ -93,6 +96,8 @@ def save_table(workdir: Path, table: LabelTable, pixel_counts: np.ndarray) -> No
                 f"--workdir {workdir} holds a run that was trained on other data: the label table "
                 "or the training pixels differ. Choose another --workdir, or restore the data"
             )
+    if not writes:
+        return
     write_json(workdir / "classes.json", json.loads(table.to_json()))
     counts = dict(zip(table.names, pixel_counts.tolist(), strict=True))
     write_json(workdir / "pixel_counts.json", counts)

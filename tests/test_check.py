@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from segjax.data import check as check_module
-from segjax.data.check import check, format_report
-from segjax.errors import DataError
+from segjax.data.check import check, format_report, usable
+from segjax.errors import ConfigError, DataError
 
 CAMVID = Path(
     os.environ.get("SEGJAX_CAMVID", Path(__file__).resolve().parents[2] / "shared/camvid")
@@ -19,7 +19,8 @@ MASK = np.array([[0, 1, 1, 255], [0, 1, 1, 255]], np.uint8)
 
 def config_of(root, **changes):
     fields = {"source": "folder", "root": str(root), "name": "", "classes": ""}
-    fields |= {"val_fraction": 0.2, "test_fraction": 0.0, "seed": 0, "allow_missing_classes": False}
+    fields |= {"val_fraction": 0.2, "test_fraction": 0.0, "seed": 0}
+    fields |= {"allow_missing_classes": False, "on_error": "raise"}
     fields |= {"splits": {"train": "train", "val": "val", "test": "test"}}
     return ConfigDict(fields | changes)
 
@@ -146,3 +147,21 @@ def test_camvid_validation_split():
     total = report.pixel_counts["val"].sum() + report.void_counts["val"]
     assert total == 101 * 360 * 480
     assert (report.pixel_counts["val"] > 0).all()
+
+
+def test_what_cannot_be_used_is_skipped_and_counted_if_asked(root):
+    (root / "train" / "images" / "a.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"a\.png: unreadable as an image"):
+        check(config_of(root))
+    config = config_of(root, on_error="skip")
+    report = check(config)
+    assert report.num_images == {"train": 1, "val": 1}
+    assert "train: 1 of 2 images skipped:\n  " in format_report(report)
+    source = usable(config, "train", report)
+    assert len(source) == 1 and source.name(0).endswith("b.png")
+    assert source[0]["image"].max() == 1
+    (root / "train" / "masks" / "b.png").write_bytes(b"")
+    with pytest.raises(DataError, match="train: 2 of 2 images skipped"):
+        check(config)
+    with pytest.raises(ConfigError, match=r"config\.data\.on_error is 'ignore'"):
+        check(config_of(root, on_error="ignore"))

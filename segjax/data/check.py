@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import NamedTuple, NoReturn
 
 import numpy as np
@@ -18,8 +19,8 @@ from tqdm import tqdm
 
 from segjax import cli
 from segjax.data.datasets import BINARY_HINT, VOID, LabelTable
-from segjax.data.sources import Source, build_source, has_split
-from segjax.errors import DataError
+from segjax.data.sources import Source, Subset, build_source, has_split
+from segjax.errors import ConfigError, DataError
 
 MOST_PROBLEMS = 20
 
@@ -28,7 +29,8 @@ MOST_PROBLEMS = 20
 class Report:
     """What `check` counted, by split.
 
-    pixel_counts: int64 [C]; void_counts: pixels; max_size: the largest (height, width).
+    pixel_counts: int64 [C]; void_counts: pixels; max_size: the largest (height, width); skipped:
+    indices of the examples that cannot be used, where `config.on_error` is 'skip'.
     """
 
     table: LabelTable
@@ -36,6 +38,7 @@ class Report:
     pixel_counts: dict[str, np.ndarray] = field(default_factory=dict)
     void_counts: dict[str, int] = field(default_factory=dict)
     max_size: dict[str, tuple[int, int]] = field(default_factory=dict)
+    skipped: dict[str, list[int]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -56,14 +59,22 @@ def check(
     Raises one DataError that lists up to 20 problems. With `cache`, a file, nothing is decoded
     again while the files and the configuration stay as they were.
     """
+    if config.on_error not in ("raise", "skip"):
+        raise ConfigError(f"config.data.on_error is {config.on_error!r}; choose 'raise' or 'skip'")
     sources, problems = _open(config, splits)
     fingerprint = _fingerprint(config, sources)
     report = None if problems else _read_cache(cache, fingerprint)
     if report is None:
-        report = _count(sources, problems)
+        report = _count(sources, problems, config.on_error == "skip")
         _write_cache(cache, fingerprint, report)
     _judge_missing_classes(report, config.allow_missing_classes)
     return report
+
+
+def usable(config: ConfigDict, split: str, report: Report) -> Source:
+    """The source of a checked split, without what was skipped."""
+    source, skipped = build_source(config, split), report.skipped[split]
+    return Subset(source, skipped) if skipped else source
 
 
 def format_report(report: Report) -> str:
@@ -107,16 +118,19 @@ def _open(config: ConfigDict, splits: Sequence[str]) -> tuple[dict[str, Source],
     return sources, list(dict.fromkeys(problems))  # a missing folder fails every split alike
 
 
-def _count(sources: dict[str, Source], problems: list[str]) -> Report:
+def _count(sources: dict[str, Source], problems: list[str], skip: bool) -> Report:
     if not sources:
         _raise(problems)
     report = Report(next(iter(sources.values())).table)
     first_seen: dict[bytes, tuple[str, str]] = {}
     for split, source in sources.items():
-        counts, sizes, blank = np.zeros(256, np.int64), [], []
-        for name, seen in _inspect_all(split, source):
+        counts, sizes, blank, unusable = np.zeros(256, np.int64), [], [], {}
+        for index, (name, seen) in enumerate(_inspect_all(split, source)):
             if len(problems) >= MOST_PROBLEMS:
                 _raise(problems)
+            if isinstance(seen, str) and skip:
+                unusable[index] = seen
+                continue
             if isinstance(seen, str):
                 problems.append(seen)
                 continue
@@ -134,7 +148,14 @@ def _count(sources: dict[str, Source], problems: list[str]) -> Report:
             report.warnings.append(
                 f"{split}: {len(blank)} labels are void throughout, such as {', '.join(blank[:3])}"
             )
-        report.num_images[split] = len(source)
+        if unusable:
+            shown = "\n  ".join(list(unusable.values())[:MOST_PROBLEMS])
+            message = f"{split}: {len(unusable)} of {len(source)} images skipped:\n  {shown}"
+            report.warnings.append(message)
+            if len(unusable) == len(source):
+                problems.append(message)
+        report.skipped[split] = list(unusable)
+        report.num_images[split] = len(source) - len(unusable)
         report.pixel_counts[split] = counts[: len(report.table.names)]
         report.void_counts[split] = int(counts[VOID])
         report.max_size[split] = tuple(np.max(sizes, axis=0).tolist()) if sizes else (0, 0)
@@ -220,9 +241,10 @@ def _write_cache(cache: Path | None, fingerprint: str, report: Report) -> None:
     counts = {split: pixels.tolist() for split, pixels in report.pixel_counts.items()}
     saved = vars(report) | {"fingerprint": fingerprint, "table": table, "pixel_counts": counts}
     cache.parent.mkdir(parents=True, exist_ok=True)
-    half_written = cache.with_suffix(".tmp")
-    half_written.write_text(json.dumps(saved), encoding="utf-8")
-    half_written.replace(cache)  # so that an interrupted run leaves no broken cache
+    # Renamed when complete, so that neither an interrupted run nor another process can break it.
+    with NamedTemporaryFile("w", encoding="utf-8", dir=cache.parent, delete=False) as half_written:
+        json.dump(saved, half_written)
+    Path(half_written.name).replace(cache)
 
 
 def main() -> None:

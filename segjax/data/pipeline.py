@@ -109,10 +109,17 @@ def train_batches(
     return iter(stream[start_step:].to_iter_dataset(options))
 
 
-def eval_batches(examples: Fitted, batch_size: int) -> Iterator[Batch]:
-    """Every example once, in order; the last batch is filled up with images that are all void."""
-    for start in range(0, len(examples), batch_size):
-        rows = [examples[i] for i in range(start, min(start + batch_size, len(examples)))]
-        missing = batch_size - len(rows)
-        rows += [{**rows[0], "label": np.full_like(rows[0]["label"], VOID)}] * missing
-        yield {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+def eval_batches(
+    examples: Fitted, batch_size: int, process: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[int, Batch]]:
+    """Every example once, in order; the last batch is filled up with images that are all void.
+
+    Yields the number of a batch's first example and the batch: of `process` = (index, count) its
+    share, a row of neighbours.
+    """
+    index, count = process
+    share = batch_size // count
+    filler = examples[0] | {"label": np.full(examples.label_shape, VOID, np.uint8)}
+    for start in range(index * share, index * share + len(examples), batch_size):
+        rows = [examples[i] if i < len(examples) else filler for i in range(start, start + share)]
+        yield start, {key: np.stack([row[key] for row in rows]) for key in filler}

@@ -3,6 +3,7 @@
 import hashlib
 import unicodedata
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,23 @@ class Source(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Example: ...
     def name(self, index: int) -> str: ...
+
+
+class Subset:
+    """A source without some of its examples."""
+
+    def __init__(self, source: Source, without: Sequence[int]) -> None:
+        self.table, self._source = source.table, source
+        self._indices = sorted(set(range(len(source))) - set(without))
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._source[self._indices[index]]
+
+    def name(self, index: int) -> str:
+        return self._source.name(self._indices[index])
 
 
 def build_source(config: ConfigDict, split: str) -> Source:

@@ -1,0 +1,122 @@
+"""Kills a training at random moments until it has died often enough; is the end the same?
+
+  python experiments/reliability/kill.py --kills=30
+  python experiments/reliability/kill.py --kills=30 --gan
+
+The same command is started again after every `kill -9`. In the end parameters, optimiser state,
+averages, batch statistics, discriminator, the history of scores and every TensorBoard point (but
+images/s and waiting time) have to equal those of a run that nobody killed, bit for bit.
+"""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import jax
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
+
+from segjax import workdir  # noqa: E402
+from segjax.report import write_json  # noqa: E402
+from segjax.train import Run  # noqa: E402
+
+CONFIG = {
+    "data.size": "(32,32)",
+    "data.num_train": 64,
+    "data.num_val": 8,
+    "data.allow_missing_classes": True,
+    "model.decoder_channels": "(8,8,8,8,8)",
+    "batch_size": 4,
+    "num_epochs": 30,
+    "log_every": 5,
+}
+GAN = {"gan.objective": "hinge", "gan.channels": "(8,16)", "gan.start_epoch": 10}
+NOT_REPEATED = {"train/images_per_s", "train/data_wait"}
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("kills", 30, "How often to kill.")
+flags.DEFINE_integer("seed", 0, "Of the moments.")
+flags.DEFINE_bool("gan", False, "With a discriminator from epoch 10 on.")
+
+
+def start(folder: Path) -> subprocess.Popen:
+    fields = CONFIG | (GAN if FLAGS.gan else {})
+    command = [sys.executable, "-m", "segjax.main", "--config", "configs/quickstart.py"]
+    command += [f"--workdir={folder}", *(f"--config.{k}={v}" for k, v in fields.items())]
+    log = (folder.parent / f"{folder.name}.log").open("a")
+    return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+
+
+def finish(folder: Path) -> None:
+    if start(folder).wait():
+        sys.exit((folder.parent / f"{folder.name}.log").read_text()[-2000:])
+
+
+def kill_often(folder: Path) -> list[str]:
+    """Starts and kills; returns what each process was writing when it died."""
+    rng, moments = random.Random(FLAGS.seed), []
+    while len(moments) < FLAGS.kills:
+        events = sum(p.stat().st_size for p in folder.glob("tensorboard/*"))
+        process = start(folder)
+        while process.poll() is None and events == sum(
+            p.stat().st_size for p in folder.glob("tensorboard/*")
+        ):
+            time.sleep(0.02)  # until it trains: most of a short life is the start
+        time.sleep(rng.uniform(0, 1.5))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == 0:
+            sys.exit("the training ended before it was killed often enough; train longer")
+        checkpoints = sorted(p.name for p in folder.glob("checkpoints/*"))
+        writing = any("tmp" in name for name in checkpoints)
+        moments.append("writing a checkpoint" if writing else f"checkpoints {checkpoints}")
+        print(f"kill {len(moments)}: {moments[-1]}", flush=True)
+    return moments
+
+
+def everything(folder: Path) -> tuple[dict, list, dict]:
+    """State, history and TensorBoard points of a finished run."""
+    run = Run(ConfigDict(json.loads((folder / "config.json").read_text())), folder)
+    run.checkpoints.close()
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    tags = sorted(set(events.Tags()["scalars"]) - NOT_REPEATED)
+    points = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
+    return run.start_state, run.history, points
+
+
+def main(_: list[str]) -> None:
+    with TemporaryDirectory() as temporary:
+        whole, killed = Path(temporary) / "whole", Path(temporary) / "killed"
+        finish(whole)
+        moments = kill_often(killed)
+        finish(killed)
+        workdir.load(killed)
+        (state, history, points), (other, other_history, other_points) = map(
+            everything, (whole, killed)
+        )
+    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True)
+    result = {
+        "kills": len(moments),
+        "while a checkpoint was written": sum(m.startswith("writing") for m in moments),
+        "arrays compared": len(jax.tree.leaves(state)),
+        "state is equal": all(np.array_equal(a, b) for a, b in pairs),
+        "history is equal": history == other_history,
+        "tensorboard points": sum(map(len, points.values())),
+        "tensorboard is equal": points == other_points,
+    }
+    write_json(HERE / "results" / f"kill{'_gan' if FLAGS.gan else ''}.json", result)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    app.run(main)
