@@ -42,7 +42,13 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep, best_fn=_score, best_mode="max"
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        try:
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        except (ValueError, KeyError, OSError) as error:
+            raise DataError(
+                f"{self.folder} cannot be opened ({str(error).splitlines()[0]}); a checkpoint in "
+                "it is damaged: restore its files, or remove its folder"
+            ) from error
 
     @property
     def latest_step(self) -> int | None:

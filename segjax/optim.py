@@ -53,6 +53,11 @@ def build(
     for field in ("learning_rate", "grad_clip"):
         if config[field] <= 0:
             raise ConfigError(f"config.optim.{field} is {config[field]}; it must be above 0")
+    for field in ("weight_decay", "encoder_lr_ratio"):
+        if config[field] < 0:
+            raise ConfigError(f"config.optim.{field} is {config[field]}; it must be at least 0")
+    if not 0 <= config.momentum < 1:
+        raise ConfigError(f"config.optim.momentum is {config.momentum}; it must be in [0, 1)")
     if not 0 <= config.warmup_fraction < 1:
         raise ConfigError(
             f"config.optim.warmup_fraction is {config.warmup_fraction}; it must be in [0, 1)"

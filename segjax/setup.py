@@ -41,8 +41,23 @@ def _require(condition: bool, field: str, value: object, needed: str) -> None:
         raise ConfigError(f"config.{field} is {value!r}; it must be {needed}")
 
 
+def _check_values(config: ConfigDict, prefix: str = "") -> None:
+    """ml_collections keeps the types of fields, but lets None, NaN and odd tuples through."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            _check_values(value, f"{prefix}{name}.")
+            continue
+        parts = value if isinstance(value, (tuple, list)) else (value,)
+        finite = all(isinstance(p, str) or (p is not None and np.isfinite(p)) for p in parts)
+        _require(finite, f"{prefix}{name}", value, "finite")
+        if parts is value:
+            numbers = all(isinstance(p, (int, float)) and not isinstance(p, bool) for p in parts)
+            _require(numbers, f"{prefix}{name}", value, "numbers, separated by commas")
+
+
 def validate(config: ConfigDict, devices: Parallel) -> None:
     """Raises ConfigError for what no run can be made of, before any data are read."""
+    _check_values(config)
     devices.check_batch_size(config.batch_size)
     share = config.batch_size // len(devices.devices)
     k, decay = config.optim.accumulate, config.optim.ema_decay
@@ -62,7 +77,7 @@ def validate(config: ConfigDict, devices: Parallel) -> None:
     _require(fit in pipeline.FITS, "data.fit", fit, f"one of {pipeline.FITS}")
     for field in ("mean", "std"):
         values = tuple(config.model[field])
-        positive = field == "mean" or min(values) > 0
+        positive = field == "mean" or all(value > 0 for value in values)
         _require(len(values) == 3 and positive, f"model.{field}", values, "three numbers, std > 0")
     threads, shown = config.data.num_threads, config.eval.num_pictures
     _require(threads >= 1, "data.num_threads", threads, "at least 1")

@@ -13,8 +13,26 @@ jax.config.update("jax_compilation_cache_dir", _cache.name)
 
 
 @pytest.fixture
+def optimized():
+    """Unoptimised sums run over one pixel after the other and round a hundred times worse."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
 def tiny_config():
     """A complete configuration that trains within seconds."""
+    return _tiny_config()
+
+
+@pytest.fixture(scope="module")
+def shared_tiny_config():
+    """The same for what the tests of a file share."""
+    return _tiny_config()
+
+
+def _tiny_config():
     config = common.get_config()
     config.num_epochs = 2
     config.batch_size = 4

@@ -66,14 +66,6 @@ def assert_close(a, b, tolerance):
         assert difference < tolerance, (jax.tree_util.keystr(path), difference)
 
 
-@pytest.fixture
-def optimized():
-    """Unoptimised sums run over one pixel after the other and round a hundred times worse."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 def test_mesh_and_pmap_of_four_devices_equal_one_device(sgd_config, optimized):
     expected, metrics, scores, prediction = one_step(sgd_config, "jit", 1)
     assert metrics["confusion"].sum() == (batch_with_uneven_void()["label"] < NUM_CLASSES).sum()

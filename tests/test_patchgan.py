@@ -8,7 +8,7 @@ import pytest
 from configs import common
 from segjax import models
 from segjax.errors import ConfigError
-from segjax.models.patchgan import NORMS, PatchGAN, receptive_field
+from segjax.models.patchgan import PatchGAN, receptive_field
 
 
 def build(**changes):
@@ -36,7 +36,7 @@ def count(tree):
 )
 def test_one_score_depends_on_a_square_of_the_paper_s_size(channels, field):
     model = PatchGAN(channels, norm="none")
-    image, probabilities = inputs(2, size=(96, 96))
+    image, probabilities = inputs(2, size=(80, 80))
     variables = init(model, image, probabilities)
 
     @jax.jit
@@ -51,7 +51,7 @@ def test_one_score_depends_on_a_square_of_the_paper_s_size(channels, field):
         seen = np.argwhere((gradient[0] != 0).any(-1))
         assert (np.ptp(seen, axis=0) + 1).tolist() == [field, field]
         assert seen.min() > 0  # or the field may reach beyond the image
-        assert seen.max() < 95
+        assert seen.max() < 79
         assert not gradient[1].any()
     assert receptive_field(len(channels)) == field
 
@@ -141,7 +141,7 @@ def test_spectral_norm_makes_the_scores_independent_of_the_kernels_scale(spectra
     judge, _, variables = spectral
     larger = variables | {"params": jax.tree.map(lambda p: 10 * p, variables["params"])}
     scores = [judge(v, train=False)[0] for v in (variables, larger)]  # biases are zero
-    np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(*scores, rtol=1e-4)
 
 
 def test_only_training_changes_the_spectral_statistics(spectral):

@@ -2,8 +2,8 @@
 
   python experiments/gan_refinement/cost.py
 
-For the experiment's network, batch 4 of 96×128, 11 classes: the median time of 20 steps, and what the
-compiled step allocates besides its arguments. Writes results/cost.json.
+For the experiment's network, batch 4 of 96×128, 11 classes: the median time of 20 steps, and what
+the compiled step allocates besides its arguments. Writes results/cost.json.
 """
 
 import statistics

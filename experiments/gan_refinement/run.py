@@ -1,7 +1,7 @@
 """Does a discriminator sharpen what was trained without one? Base, then refined with and without.
 
   python experiments/gan_refinement/run.py --data=camvid --root=ROOT --seed=0
-  python experiments/gan_refinement/run.py --data=quarter --root=ROOT --arms=plain,hinge_0.02_70
+  python experiments/gan_refinement/run.py --data=quarter --root=ROOT --arms=plain,hinge
 
 For every seed a base is trained. Every arm starts from its weights and makes the same updates with
 the same batches; `plain` without a discriminator. Scores go to results/DATA_SEED_ARM.json, of the
@@ -24,12 +24,24 @@ from segjax.report import write_json  # noqa: E402
 
 DATA = ("camvid", "quarter", "shapes")
 # Half of Pix2Pix's channels: what two processor cores afford. Patches of 70, 34 and 16 pixels.
-CHANNELS = {70: (32, 64, 128, 256), 34: (32, 64, 128), 16: (32, 64)}
+PATCH_70, PATCH_34, PATCH_16 = (32, 64, 128, 256), (32, 64, 128), (32, 64)
+# Changes of config.gan.
+ARMS = {
+    "plain": {},
+    "hinge": dict(objective="hinge", weight=0.02, channels=PATCH_70),
+    "hinge-spectral": dict(
+        objective="hinge", weight=0.1, channels=PATCH_70, norm="none", spectral_norm=True
+    ),
+    "vanilla-16": dict(
+        objective="vanilla", weight=0.1, channels=PATCH_16, learning_rate=5e-5, softening=0.7
+    ),
+    "lsgan-34-late": dict(objective="lsgan", weight=0.1, channels=PATCH_34, start_epoch=15),
+}
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("data", "camvid", DATA, "quarter: every fourth training image of CamVid.")
 flags.DEFINE_string("root", "", "CamVid's folder.")
 flags.DEFINE_integer("seed", 0, "Of weights, order and augmentation.")
-flags.DEFINE_list("arms", ["plain", "hinge_0.02_70"], "plain, or OBJECTIVE_WEIGHT_PATCH.")
+flags.DEFINE_list("arms", ["plain", "hinge"], f"Of {', '.join(ARMS)}.")
 flags.DEFINE_bool("test", False, "Evaluate on the test split too.")
 flags.DEFINE_string("runs", "runs/gan_refinement", "Where the work directories go.")
 
@@ -65,14 +77,10 @@ def arm_config(data: str, seed: int, root: Path, base: Path, arm: str) -> Config
     """The base's configuration, for fewer epochs at a lower rate, with the arm's discriminator."""
     config = base_config(data, seed, root)
     config.init_from = str(base)
-    config.num_epochs = {"camvid": 10, "quarter": 30, "shapes": 1}[data]
+    config.num_epochs = {"camvid": 6, "quarter": 30, "shapes": 1}[data]
     config.eval.every_epochs = config.num_epochs
     config.optim.learning_rate /= 4
-    if arm != "plain":
-        objective, weight, patch = arm.split("_")
-        config.gan.objective = objective
-        config.gan.weight = float(weight)
-        config.gan.channels = CHANNELS[int(patch)]
+    config.gan.update(ARMS[arm])
     return config
 
 

@@ -1,0 +1,369 @@
+"""The adversarial stage: two updates from one forward pass, neither of which changes the other."""
+
+import json
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_parallel import NUM_CLASSES, assert_close, batch_with_uneven_void
+from test_train import assert_equal_trees, interrupt_after
+
+from segjax import adversarial, evaluate, models, setup, train, warm_start, workdir
+from segjax.checkpoint import Checkpoints
+from segjax.data.datasets import LabelTable
+from segjax.errors import ConfigError, DataError, Interrupted
+from segjax.models.layers import ConvNormAct
+from segjax.parallel import Parallel
+from segjax.state import GanState
+
+small_batch = partial(batch_with_uneven_void, batch_size=4, size=32)
+
+
+class Network(nn.Module):
+    """A segmenter that compiles in a second; the stage does not depend on which one it is."""
+
+    num_classes: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, image, train=False):
+        x = image.astype(jnp.float32) / 127.5 - 1
+        x = ConvNormAct(8, axis_name=self.axis_name, name="conv")(x, train)
+        return nn.Conv(self.num_classes, (1, 1), name="head")(x)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_network():
+    def build(config, num_classes, axis_name=None):
+        return Network(num_classes, axis_name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "build", build)
+        yield
+
+
+def with_discriminator(config, **changes):
+    config = config.copy_and_resolve_references()
+    config.gan.update({"objective": "hinge", "channels": (8, 16), **changes})
+    config.augment.update(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, gamma=0.0)
+    config.augment.scale = (1.0, 1.0)
+    return config
+
+
+def build(config, devices):
+    """Functions, and a state at step 0."""
+    functions = setup.build(config, devices, NUM_CLASSES, np.ones(NUM_CLASSES), total_steps=8)
+    return functions, setup.create_state(functions, NUM_CLASSES, config.seed)
+
+
+def copy(tree):
+    """Host arrays that a donated state does not take along."""
+    return jax.tree.map(np.array, tree)
+
+
+def moved(before, after):
+    return [bool((a != b).any()) for a, b in zip(*map(jax.tree.leaves, (before, after)))]
+
+
+@pytest.mark.parametrize("compiler", ["disabled", "optimized"])
+def test_with_a_weight_of_zero_the_segmenter_learns_as_without_a_discriminator(
+    compiler, tiny_config, request
+):
+    if compiler == "optimized":
+        request.getfixturevalue("optimized")
+    devices = Parallel("jit", jax.devices()[:1])
+    functions, start = build(with_discriminator(tiny_config, weight=0.0), devices)
+    both = copy(start)
+    plain = both.generator
+    for seed in range(3):
+        batch = devices.shard(small_batch(seed))
+        plain, metrics = functions.train_step(plain, batch)
+        both, gan_metrics = functions.gan.step(both, batch)
+        assert gan_metrics.pop("gan")["gradient_share"] == 0
+        assert_equal_trees(gan_metrics, metrics)
+    assert_equal_trees(both.generator, plain)
+    assert any(moved(start.discriminator.params, both.discriminator.params))
+    assert functions.gan.step._cache_size() == 1  # traced once for all batches
+
+
+@pytest.fixture(scope="module")
+def one(shared_tiny_config):
+    """What a step is made of, a state, and a step with factors on its two learning rates and λ."""
+    config = with_discriminator(shared_tiny_config, objective="vanilla")
+    functions, start = build(config, Parallel("jit", jax.devices()[:1]))
+    parts = functions.gan.step.__wrapped__.keywords
+
+    def scaled(optimizer, factor):
+        def update(*args):
+            updates, state = optimizer.update(*args)
+            return jax.tree.map(lambda u: factor * u, updates), state
+
+        return optimizer._replace(update=update)
+
+    @jax.jit
+    def step(state, batch, segmenter_rate, discriminator_rate, weight):
+        return functions.gan.step.__wrapped__(
+            state,
+            batch,
+            optimizer=scaled(parts["optimizer"], segmenter_rate),
+            discriminator_optimizer=scaled(parts["discriminator_optimizer"], discriminator_rate),
+            weight=lambda _: weight,
+        )
+
+    return parts, start, step
+
+
+def test_either_update_is_the_same_whether_or_not_the_other_is_made(one):
+    _, start, step = one
+    both, _ = step(start, small_batch(), 1.0, 1.0, 1.0)
+    segmenter_only, _ = step(start, small_batch(), 1.0, 0.0, 1.0)
+    discriminator_only, _ = step(start, small_batch(), 0.0, 1.0, 1.0)
+    assert_equal_trees(both.generator, segmenter_only.generator)
+    assert_equal_trees(both.discriminator, discriminator_only.discriminator)
+    assert_equal_trees(segmenter_only.discriminator.params, start.discriminator.params)
+    assert_equal_trees(discriminator_only.generator.params, start.generator.params)
+    assert all(moved(both.generator.variables, start.generator.variables))
+    assert all(moved(both.discriminator.params, start.discriminator.params))
+
+
+def test_the_gradients_are_those_of_the_two_losses(one):
+    parts, start, step = one
+    weight, batch = 3.0, small_batch()
+    after, metrics = step(start, batch, 1.0, 1.0, weight)
+
+    @jax.jit
+    def expected(generator, critic):
+        image, label = parts["augment"](batch)
+
+        def judge(params, probabilities):
+            variables = {"params": params}
+            return parts["discriminator"].apply(variables, image, probabilities, train=True)
+
+        def logits_of(params):
+            variables = generator.variables | {"params": params}
+            return parts["model"].apply(variables, image, train=True, mutable=["batch_stats"])[0]
+
+        def adversarial_loss(logits):
+            fake = adversarial.mask_void(jax.nn.softmax(logits), label)
+            return weight * adversarial.segmenter_loss("vanilla", judge(critic.params, fake))
+
+        def segmenter_loss(params):
+            logits = logits_of(params)
+            return parts["loss"](logits, label) + adversarial_loss(logits)
+
+        def discriminator_loss(params):
+            probabilities = jax.nn.softmax(logits_of(generator.params))
+            real = judge(params, adversarial.soften(label, probabilities, parts["softening"]))
+            fake = judge(params, adversarial.mask_void(probabilities, label))
+            return adversarial.discriminator_loss("vanilla", real, fake)
+
+        logits = logits_of(generator.params)
+        norms = [
+            optax.global_norm(jax.grad(loss)(logits))
+            for loss in (lambda x: parts["loss"](x, label), adversarial_loss)
+        ]
+        gradients = jax.grad(segmenter_loss)(generator.params)
+        critic_gradients = jax.grad(discriminator_loss)(critic.params)
+        # Into the optimisers' states: what they make of a gradient of nearly zero is its sign.
+        return (
+            parts["optimizer"].update(gradients, generator.opt_state, generator.params)[1],
+            parts["discriminator_optimizer"].update(critic_gradients, critic.opt_state)[1],
+            norms[1] / sum(norms),
+        )
+
+    opt_state, critic_opt_state, share = expected(start.generator, start.discriminator)
+    assert_close(after.generator.opt_state, opt_state, 1e-5)
+    assert_close(after.discriminator.opt_state, critic_opt_state, 1e-5)
+    np.testing.assert_allclose(metrics["gan"]["gradient_share"], share, rtol=1e-5)
+    assert 0.01 < share < 0.99
+
+
+def test_void_has_no_part_in_the_adversarial_gradient(one):
+    parts, start, _ = one
+    batch = small_batch()
+    logits = jax.random.normal(jax.random.key(0), (*batch["label"].shape, NUM_CLASSES))
+
+    @jax.jit
+    @jax.grad
+    def slope(logits):
+        fake = adversarial.mask_void(jax.nn.softmax(logits), batch["label"])
+        variables = start.discriminator.variables
+        scores = parts["discriminator"].apply(variables, batch["image"], fake, train=False)
+        return adversarial.segmenter_loss("vanilla", scores)
+
+    np.testing.assert_array_equal((slope(logits) != 0).any(-1), batch["label"] < NUM_CLASSES)
+
+
+def test_a_discriminator_learns_to_tell_labels_from_a_segmenter_that_stays_as_it_is(one):
+    _, current, step = one
+    for _ in range(30):
+        current, metrics = step(current, small_batch(), 0.0, 10.0, 1.0)
+    seen = metrics["gan"]
+    assert seen["discriminator_loss"] < 0.5 * adversarial.CHANCE["vanilla"]
+    assert seen["d_fake"] < 0.5 < seen["d_real"]
+    assert int(current.step) == 30
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_mesh_and_pmap_of_four_devices_equal_one_device(norm, tiny_config, optimized):
+    tiny_config.optim.name = "sgd"  # whose update is proportional to the gradient
+    tiny_config.optim.learning_rate = 0.1
+    config = with_discriminator(tiny_config, norm=norm, weight=1.0, ramp_epochs=0.0)
+    results = []
+    for mode, count in (("jit", 1), ("jit", 4), ("pmap", 4)):
+        devices = Parallel(mode, jax.devices()[:count])
+        functions, start = build(config, devices)
+        batch = devices.shard(batch_with_uneven_void(size=32))
+        after, metrics = functions.gan.step(devices.replicate(start), batch)
+        after, metrics = devices.unreplicate((after, metrics))
+        adam = after.discriminator.opt_state[0]
+        assert adam.count == 1
+        results.append(
+            {
+                "segmenter": after.generator.variables,
+                "discriminator": (adam.mu, after.discriminator.batch_stats),
+                "metrics": metrics,
+            }
+        )
+    one_device, *others = results
+    assert one_device["metrics"]["gan"]["weight"] == 1
+    for other in others:
+        assert_close(one_device, other, 1e-5)
+
+
+@pytest.fixture(scope="module")
+def runs(shared_tiny_config, tmp_path_factory):
+    """Configuration, folder, last state and report of a run with a second stage and of one without.
+
+    Of two epochs, of four steps each; the discriminator comes in for the second.
+    """
+    finished = {}
+    for name, objective in (("plain", "none"), ("gan", "hinge")):
+        config = with_discriminator(shared_tiny_config, objective=objective, start_epoch=1)
+        folder = tmp_path_factory.mktemp(name)
+        finished[name] = (config, folder, *train.train_and_evaluate(config, folder))
+    return finished
+
+
+def history(folder, like):
+    checkpoints = Checkpoints(folder)
+    try:
+        return checkpoints.restore(like, 8)[1]["history"]
+    finally:
+        checkpoints.close()
+
+
+def best_variables(folder, like):
+    checkpoints = Checkpoints(folder)
+    try:
+        return checkpoints.restore_ema(like, checkpoints.find("best"))
+    finally:
+        checkpoints.close()
+
+
+def test_a_run_with_a_discriminator_shows_it_and_is_evaluated_without_it(runs):
+    _, folder, state, report = runs["gan"]
+    assert isinstance(state, GanState)
+    assert int(state.step) == 8
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    tags = events.Tags()["scalars"]
+    for name in ("d_real", "d_fake", "gradient_share", "discriminator_loss"):
+        assert [point.step for point in events.Scalars(f"train/gan/{name}")] == [8]
+    assert "val/mean_boundary_iou_0.02" in tags
+    assert json.dumps(evaluate.evaluate_run(folder)) == json.dumps(report)
+
+
+def test_before_its_start_a_discriminator_changes_nothing(runs):
+    (_, plain_folder, plain, _), (_, folder, state, _) = runs["plain"], runs["gan"]
+    without, with_it = history(plain_folder, plain), history(folder, state)
+    assert with_it[0] == without[0]
+    assert with_it[1] != without[1]
+    assert "train_gan/weight" not in with_it[0]
+    # A ramp of one epoch: λ is 1/4, 2/4, 3/4 and all of its value.
+    np.testing.assert_allclose(with_it[1]["train_gan/weight"], 0.02 * 0.625, rtol=1e-6)
+
+
+def test_a_run_interrupted_in_the_second_stage_ends_as_if_it_had_not_been(
+    runs, tmp_path, monkeypatch
+):
+    config, folder, whole, _ = runs["gan"]
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 6)
+        with pytest.raises(Interrupted, match="stopped at step 6"):
+            train.train_and_evaluate(config, tmp_path)
+    parts, _ = train.train_and_evaluate(config, tmp_path)
+    assert_equal_trees(parts, whole)
+    assert history(tmp_path, whole) == history(folder, whole)
+
+
+def test_a_discriminator_that_has_won_is_reported(runs, tmp_path, monkeypatch, caplog):
+    config = runs["gan"][0].copy_and_resolve_references()
+    config.num_epochs, config.gan.start_epoch = 1, 0
+    monkeypatch.setattr(adversarial, "WON", 10.0)
+    train.train_and_evaluate(config, tmp_path)
+    assert "discriminator has won" in caplog.text
+    assert "config.gan.learning_rate" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["plain", "gan"])
+@pytest.mark.parametrize("source", ["plain", "gan"])
+def test_a_run_starts_from_the_averages_of_another_s_best_checkpoint(source, name, runs, tmp_path):
+    _, source_folder, last, _ = runs[source]
+    config = runs[name][0].copy_and_resolve_references()
+    config.init_from = str(source_folder)
+    run = train.Run(config, tmp_path)
+    run.checkpoints.close()
+    start = copy(run.start_state)
+    segmenter = start.generator if name == "gan" else start
+    expected = best_variables(source_folder, last.ema)
+    assert_equal_trees(segmenter.ema, expected)
+    assert_equal_trees(segmenter.variables, expected)
+    assert start.step == 0
+    if name == "plain":
+        return
+
+    after, metrics = run.train_step(1, run.start_state, next(run.batches()))
+    assert "gan" not in metrics
+    assert_equal_trees(after.discriminator, start.discriminator)
+    assert all(moved(after.generator.params, start.generator.params))
+
+
+def test_a_start_that_does_not_fit_is_refused_with_its_reason(runs, tmp_path):
+    config, folder, _, _ = runs["plain"]
+    _, table, _ = workdir.load(folder)
+    variables_of = partial(warm_start.variables_of, like={})
+    other = LabelTable.from_json('{"classes": ["sky", "road"]}', "")
+    with pytest.raises(ConfigError, match=r"config\.init_from .* other classes .* background"):
+        variables_of(folder, config, other)
+    wide = config.copy_and_resolve_references()
+    wide.model.width = 1.0
+    with pytest.raises(ConfigError, match=r"config\.model\.width=0\.35, here it is 1\.0"):
+        variables_of(folder, wide, table)
+    with pytest.raises(DataError, match=r"absent/config\.json is missing"):
+        variables_of(tmp_path / "absent", config, table)
+
+
+def test_spectral_statistics_survive_a_checkpoint(tiny_config, tmp_path):
+    config = with_discriminator(tiny_config, norm="none", spectral_norm=True)
+    _, start = build(config, Parallel("jit", jax.devices()[:1]))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(copy(start), {"history": []})
+    restored, _ = checkpoints.restore(start, 0)
+    checkpoints.close()
+    assert restored.discriminator.batch_stats
+    assert_equal_trees(restored, start)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("optim.accumulate", 2), ("gan.start_epoch", 2), ("gan.norm", "layer")]
+)
+def test_settings_that_no_second_stage_has_are_refused_by_name(field, value, tiny_config):
+    config = with_discriminator(tiny_config)
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ConfigError, match=rf"config\.{field} is {value!r}"):
+        setup.validate(config, Parallel("jit", jax.devices()[:1]))

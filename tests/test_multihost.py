@@ -1,0 +1,104 @@
+"""Two processes that train together: the same result as one, and no hang when one of them dies."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from segjax.train import Run
+
+ROOT = Path(__file__).parents[1]
+FIELDS = {
+    "data.size": "(64,64)",  # see test_parallel on smaller ones
+    "data.num_train": 64,
+    "data.num_val": 6,
+    "data.allow_missing_classes": True,
+    "model.decoder_channels": "(8,8,8,8,8)",
+    "batch_size": 8,
+    "num_epochs": 2,
+    "log_every": 1,
+    "optim.name": "sgd",
+    "optim.learning_rate": 0.02,
+}
+
+
+def start(folder, mode, num_processes, process):
+    environment = os.environ | {
+        "JAX_NUM_CPU_DEVICES": str(4 // num_processes),
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+    }
+    command = [sys.executable, "-u", "-m", "segjax.main", "--config", "configs/quickstart.py"]
+    command += [f"--workdir={folder}", f"--config.parallel={mode}"]
+    command += [f"--config.{field}={value}" for field, value in FIELDS.items()]
+    if num_processes > 1:
+        command += ["--multihost", f"--coordinator=localhost:{start.port}"]
+        command += [f"--num_processes={num_processes}", f"--process_id={process}"]
+    log = open(f"{folder}_{process}.log", "a")  # noqa: SIM115 - the process closes it
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+
+
+def run(folder, mode, num_processes):
+    processes = [start(folder, mode, num_processes, i) for i in range(num_processes)]
+    codes = [process.wait(timeout=300) for process in processes]
+    assert not any(codes), Path(f"{folder}_0.log").read_text()[-3000:]
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def final_state(folder):
+    config = ConfigDict(json.loads((folder / "config.json").read_text()))
+    config.parallel = "jit"
+    finished = Run(config, folder)
+    finished.checkpoints.close()
+    return finished
+
+
+def assert_same_training(folder, expected):
+    got = final_state(folder)
+    assert got.start_step == expected.start_step == 16
+    for ours, theirs in zip(got.history, expected.history, strict=True):
+        for name, value in theirs.items():
+            np.testing.assert_allclose(ours[name], value, rtol=2e-2, atol=2e-3, err_msg=name)
+    leaves = zip(
+        jax.tree.leaves(got.start_state.params),
+        jax.tree.leaves(expected.start_state.params),
+        strict=True,
+    )
+    for a, b in leaves:
+        assert np.abs(a - b).max() < 1e-2 * max(0.1, np.abs(b).max())
+
+
+def test_two_processes_train_as_one_and_a_killed_one_stops_the_other(tmp_path):
+    start.port = free_port()
+    run(tmp_path / "one", "jit", 1)
+    expected = final_state(tmp_path / "one")
+
+    run(tmp_path / "two", "jit", 2)
+    assert_same_training(tmp_path / "two", expected)
+    assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1
+    assert "step 8/16" not in Path(f"{tmp_path}/two_1.log").read_text()
+
+    # Killed in the second epoch, and resumed by one process that has all the devices.
+    folder = tmp_path / "killed"
+    processes = [start(folder, "pmap", 2, i) for i in range(2)]
+    log = Path(f"{folder}_0.log")
+    while "step 9/16" not in log.read_text():
+        assert processes[0].poll() is None, log.read_text()[-3000:]
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGKILL)
+    assert processes[0].wait(timeout=120) != 0
+    assert "another task died" in log.read_text()
+    run(folder, "jit", 1)
+    assert_same_training(folder, expected)
