@@ -155,11 +155,10 @@ def train_and_evaluate(config: ConfigDict, folder: str | Path) -> tuple[State, d
     """
     run = Run(config, Path(folder))
     train_state = run.devices.replicate(run.start_state)
-    purge = run.start_step + 1 if run.start_step else None
     try:
         with (
             catch_signals() as signals,
-            Summaries(folder, purge_step=purge) as summaries,
+            Summaries(folder, purge_step=run.start_step + 1) as summaries,
             Progress(
                 run.start_step, run.total_steps, run.steps_per_epoch, config.batch_size
             ) as progress,
@@ -212,12 +211,12 @@ def _log_steps(
     window = Totals()
     for i, metrics in enumerate(pending):
         metrics = run.devices.unreplicate(metrics)
-        values = (metrics["loss"], metrics["grad_norm"], *metrics.get("gan", {}).values())
-        if not all(map(math.isfinite, values)):
+        values = {name: metrics[name] for name in ("loss", "grad_norm")} | metrics.get("gan", {})
+        bad = [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]
+        if bad:
             raise TrainingError(
-                f"loss {metrics['loss']}, gradient norm {metrics['grad_norm']} at step "
-                f"{step - len(pending) + 1 + i}; the last good checkpoint is step "
-                f"{run.checkpoints.latest_step}. Lower config.optim.learning_rate or "
+                f"{', '.join(bad)} at step {step - len(pending) + 1 + i}; the last good checkpoint "
+                f"is step {run.checkpoints.latest_step}. Lower config.optim.learning_rate or "
                 "config.optim.grad_clip, or use --config.model.dtype=float32, in another --workdir"
             )
         window.add(metrics)
