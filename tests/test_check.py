@@ -165,3 +165,27 @@ def test_what_cannot_be_used_is_skipped_and_counted_if_asked(root):
         check(config)
     with pytest.raises(ConfigError, match=r"config\.data\.on_error is 'ignore'"):
         check(config_of(root, on_error="ignore"))
+
+
+def test_an_exif_tag_that_keeps_the_size_is_a_warning(root):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    image = Image.fromarray(np.full((*MASK.shape, 3), 9, np.uint8))
+    image.save(root / "train" / "images" / "a.png", exif=exif)
+    (warning,) = check(config_of(root)).warnings
+    assert "turns or mirrors 1 images, such as" in warning and "a.png" in warning
+
+
+def test_tiny_and_huge_images_are_read(root):
+    write(root / "train", "tiny", 5, np.zeros((1, 1), np.uint8))
+    write(root / "train", "wide", 6, np.zeros((3, 20_000), np.uint8))
+    report = check(config_of(root))
+    assert report.num_images["train"] == 4 and report.max_size["train"] == (3, 20_000)
+
+
+def test_a_loop_of_links_is_a_file_without_a_partner(root):
+    loop = root / "train" / "images" / "loop.png"
+    loop.symlink_to(loop)
+    Image.fromarray(MASK).save(root / "train" / "masks" / "loop.png")
+    with pytest.raises(DataError, match=r"masks/loop\.png has no image"):
+        check(config_of(root))

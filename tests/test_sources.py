@@ -130,6 +130,17 @@ def test_exif_turns_the_image(root):
     [
         (b"", MASK, r"images/a\.png: unreadable as an image \(0 bytes\)"),
         (encoded(IMAGE, "JPEG")[:-200], MASK, r"images/a\.png: unreadable as an image \(\d+ bytes"),
+        (b"not an image", MASK, r"images/a\.png: unreadable as an image \(12 bytes\)"),
+        (
+            encoded(
+                Image.fromarray(IMAGE),
+                "GIF",
+                save_all=True,
+                append_images=[Image.new("RGB", (6, 4))],
+            ),
+            MASK,
+            r"images/a\.png: an animation of 2 frames",
+        ),
         (IMAGE, b"", r"masks/a\.png: unreadable as a mask \(0 bytes\)"),
         (IMAGE, encoded(MASK)[:-30], r"masks/a\.png: unreadable as a mask"),
         (IMAGE, encoded(MASK, "JPEG"), r"masks/a\.png: a JPEG mask; .* PNG"),

@@ -67,7 +67,7 @@ def base_config(data: str, seed: int, root: Path) -> ConfigDict:
         config.model = small
         config.data.root = str(root)
         config.optim.learning_rate = 4e-3
-        config.num_epochs = {"camvid": 25, "quarter": 60}[data]
+    config.num_epochs = {"camvid": 25, "quarter": 60, "shapes": 3}[data]
     config.seed = seed
     config.eval.every_epochs = config.num_epochs
     return config

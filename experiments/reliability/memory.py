@@ -1,4 +1,7 @@
-"""Does a long run grow? Resident memory at every epoch of 2,000 steps and 20 evaluations.
+"""Does a long run grow, and how long do its checkpoints hold it up?
+
+Resident memory after each epoch of 2,000 steps and 20 evaluations, and the time that the loop
+waits for saving, which goes on in the background.
 
 python experiments/reliability/memory.py
 """
@@ -6,6 +9,7 @@ python experiments/reliability/memory.py
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,15 +35,22 @@ def main(_: list[str]) -> None:
     config = quickstart.get_config()
     config.data.update(size=(32, 32), num_train=400, num_val=40)
     config.batch_size, config.num_epochs = 4, 20
-    sizes, end_epoch = [], train._end_epoch
+    sizes, saving, end_epoch, save = [], [], train._end_epoch, train.Run.save
 
     def measured(*arguments: object) -> None:
         end_epoch(*arguments)
         sizes.append(resident_mib())
 
-    train._end_epoch = measured
+    def timed(*arguments: object) -> None:
+        begin = time.perf_counter()
+        save(*arguments)
+        saving.append(time.perf_counter() - begin)
+
+    train._end_epoch, train.Run.save = measured, timed
     with TemporaryDirectory() as folder:
+        begin = time.perf_counter()
         state, _ = train.train_and_evaluate(config, folder)
+        seconds = time.perf_counter() - begin
         files = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
         checkpoints = len(list(Path(folder).glob("checkpoints/*")))
     result = {
@@ -47,6 +58,8 @@ def main(_: list[str]) -> None:
         "evaluations": len(sizes),
         "resident_mib": [round(size, 1) for size in sizes],
         "growth_after_warm_up": sizes[-1] / sizes[WARM_UP - 1] - 1,
+        "share_of_time_spent_saving": sum(saving) / seconds,
+        "longest_save_ms": 1000 * max(saving),
         "checkpoints": checkpoints,
         "work_directory_mib": files / 2**20,
     }

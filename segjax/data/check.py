@@ -46,6 +46,7 @@ class _Seen(NamedTuple):
     counts: np.ndarray  # int64 [256], pixels per class id
     size: tuple[int, int]
     digest: bytes
+    turned: bool
 
 
 def check(
@@ -124,7 +125,8 @@ def _count(sources: dict[str, Source], problems: list[str], skip: bool) -> Repor
     report = Report(next(iter(sources.values())).table)
     first_seen: dict[bytes, tuple[str, str]] = {}
     for split, source in sources.items():
-        counts, sizes, blank, unusable = np.zeros(256, np.int64), [], [], {}
+        counts, sizes, blank, turned = np.zeros(256, np.int64), [], [], []
+        unusable = {}
         for index, (name, seen) in enumerate(_inspect_all(split, source)):
             if len(problems) >= MOST_PROBLEMS:
                 _raise(problems)
@@ -138,6 +140,8 @@ def _count(sources: dict[str, Source], problems: list[str], skip: bool) -> Repor
             sizes.append(seen.size)
             if seen.counts[VOID] == seen.counts.sum():
                 blank.append(name)
+            if seen.turned:
+                turned.append(name)
             other_split, other = first_seen.setdefault(seen.digest, (split, name))
             if other_split != split:
                 problems.append(
@@ -147,6 +151,11 @@ def _count(sources: dict[str, Source], problems: list[str], skip: bool) -> Repor
         if blank:
             report.warnings.append(
                 f"{split}: {len(blank)} labels are void throughout, such as {', '.join(blank[:3])}"
+            )
+        if turned:
+            report.warnings.append(
+                f"{split}: an EXIF tag turns or mirrors {len(turned)} images, such as "
+                f"{', '.join(turned[:3])}; their masks have to be turned likewise"
             )
         if unusable:
             shown = "\n  ".join(list(unusable.values())[:MOST_PROBLEMS])
@@ -173,7 +182,8 @@ def _inspect_all(split: str, source: Source) -> Iterator[tuple[str, _Seen | str]
             return name, str(error)
         image, label = example["image"], example["label"]
         digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
-        return name, _Seen(np.bincount(label.ravel(), minlength=256), label.shape, digest)
+        turned = hasattr(source, "turns_unseen") and source.turns_unseen(index)
+        return name, _Seen(np.bincount(label.ravel(), minlength=256), label.shape, digest, turned)
 
     # disable=None: no progress bar unless stderr is a terminal.
     with ThreadPoolExecutor() as pool, tqdm(desc=split, total=len(source), disable=None) as bar:

@@ -11,6 +11,10 @@ from segjax.errors import DataError
 
 INDEX_MODES = {"1", "L", "LA", "P", "PA", "I", "I;16", "I;16B"}
 LOSSY_FORMATS = {"JPEG", "MPO", "JPEG2000"}
+ANIMATED_FORMATS = {"GIF", "PNG", "WEBP"}
+EXIF_ORIENTATION = 0x0112
+# Satellite tiles are larger than what Pillow takes for an attack.
+Image.MAX_IMAGE_PIXELS = None
 
 Example = dict[str, np.ndarray]  # image: uint8 [H, W, 3] RGB; label: uint8 [H, W], see LabelTable
 
@@ -29,11 +33,31 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
         raise DataError(
             f"{where}: unreadable as an image ({len(data)} bytes); restore or remove it"
         )
+    if _num_frames(data) > 1:
+        raise DataError(f"{where}: an animation of {_num_frames(data)} frames; save one as a file")
     if image.dtype == np.uint16:
         image = np.rint(image / 257).astype(np.uint8)
     if image.dtype != np.uint8:
         raise DataError(f"{where}: an image of {image.dtype}; save it with 8 or 16 bits a channel")
     return image
+
+
+def _num_frames(data: bytes) -> int:
+    try:
+        image = Image.open(io.BytesIO(data))
+    except OSError:  # a format that only OpenCV reads
+        return 1
+    return getattr(image, "n_frames", 1) if image.format in ANIMATED_FORMATS else 1
+
+
+def turns_unseen(data: bytes) -> bool:
+    """Whether EXIF turns or mirrors an image without changing its size, as no mask could tell."""
+    try:
+        image = Image.open(io.BytesIO(data))
+    except OSError:
+        return False
+    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    return orientation in (2, 3, 4) or (orientation > 4 and image.width == image.height)
 
 
 def decode_mask(data: bytes, where: str, as_colors: bool) -> np.ndarray:

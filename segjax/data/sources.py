@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from ml_collections import ConfigDict
 
 from segjax.data.datasets import LabelTable, load_table
-from segjax.data.decode import Example, decode_example
+from segjax.data.decode import Example, decode_example, turns_unseen
 from segjax.errors import ConfigError, DataError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
@@ -95,6 +95,10 @@ class FolderSource:
 
     def name(self, index: int) -> str:
         return str(self.pairs[index][0])
+
+    def turns_unseen(self, index: int) -> bool:
+        """See `decode.turns_unseen`."""
+        return turns_unseen(self.pairs[index][0].read_bytes())
 
     def files(self) -> list[Path]:
         return [path for pair in self.pairs for path in pair]

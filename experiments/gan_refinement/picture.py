@@ -1,0 +1,88 @@
+"""Boundaries, enlarged: image, labels, and the predictions of the arms, on test images.
+
+  python experiments/gan_refinement/picture.py --data=camvid --seed=0 --arms=plain,hinge
+
+The images are those at a quarter, a half and three quarters of the test split; of each, the part
+with most class edges in its labels. Nothing else chooses what is shown. Writes
+boundaries_DATA.png.
+"""
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from absl import app, flags
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from segjax import setup, workdir  # noqa: E402
+from segjax.checkpoint import Checkpoints  # noqa: E402
+from segjax.data import check  # noqa: E402
+from segjax.evaluator import evaluate  # noqa: E402
+from segjax.parallel import Parallel  # noqa: E402
+
+SHARE = 0.4  # of height and width that a part shows
+FLAGS = flags.FLAGS
+flags.DEFINE_string("data", "camvid", "As in run.py.")
+flags.DEFINE_integer("seed", 0, "As in run.py.")
+flags.DEFINE_list("arms", ["plain", "hinge"], "As in run.py.")
+flags.DEFINE_string("runs", "runs/gan_refinement", "As in run.py.")
+
+
+def predictions(folder: Path) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Image, label and prediction of five test images, evenly spread."""
+    config, table, counts = workdir.load(folder)
+    devices = Parallel("jit")
+    data = check.check(config.data, splits=("test",), cache=folder.parent / "test_data.json")
+    functions = setup.build(config, devices, len(table.names), counts, total_steps=1)
+    checkpoints = Checkpoints(folder)
+    like = setup.create_state(functions, len(table.names), 0).ema
+    variables = checkpoints.restore_ema(like, checkpoints.find("best"))
+    checkpoints.close()
+    return evaluate(
+        devices.replicate(variables),
+        setup.eval_examples(config, "test", data),
+        step=functions.eval_step,
+        devices=devices,
+        batch_size=config.eval.batch_size,
+        num_pictures=5,
+    ).pictures
+
+
+def busiest(label: np.ndarray) -> tuple[slice, slice]:
+    """The part of a label map with most edges."""
+    edges = (label[1:, 1:] != label[:-1, 1:]) | (label[1:, 1:] != label[1:, :-1])
+    height, width = (int(SHARE * n) for n in label.shape)
+    sums = cv2.integral(edges.astype(np.uint8))
+    inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width]
+    inside = inside + sums[:-height, :-width]
+    top, left = np.unravel_index(inside.argmax(), inside.shape)
+    return slice(top, top + height), slice(left, left + width)
+
+
+def main(_: list[str]) -> None:
+    folder = Path(FLAGS.runs) / FLAGS.data / str(FLAGS.seed)
+    arms = {arm: predictions(folder / arm)[1:4] for arm in FLAGS.arms}
+    table = workdir.load(folder / FLAGS.arms[0])[1]
+    palette = np.vstack([table.palette, np.full((256 - len(table.names), 3), 255)])
+    columns = ["image", "labels", *arms]
+    figure = Figure(figsize=(3.2 * len(columns), 7.6), dpi=100, layout="constrained")
+    axes = figure.subplots(3, len(columns))
+    for row, of_arms in enumerate(zip(*arms.values(), strict=True)):
+        image, label, _ = of_arms[0]
+        part = busiest(label)
+        maps = [label, *(prediction for _, _, prediction in of_arms)]
+        tiles = [image[part], *(palette[m[part]].astype(np.uint8) for m in maps)]
+        for axis, tile, title in zip(axes[row], tiles, columns, strict=True):
+            axis.imshow(tile, interpolation="nearest")
+            axis.set_axis_off()
+            if row == 0:
+                axis.set_title(title)
+    figure.savefig(HERE / f"boundaries_{FLAGS.data}.png")
+
+
+if __name__ == "__main__":
+    app.run(main)
