@@ -31,8 +31,14 @@ def _score(metrics: dict[str, float] | None) -> float:
 class Checkpoints:
     """The checkpoints of `workdir`/checkpoints; labels are `state.step`, updates done."""
 
-    def __init__(self, workdir: str | Path) -> None:
+    def __init__(self, workdir: str | Path, reads_only: bool = False) -> None:
+        """Opens them; with `reads_only` another process may be writing at the same time.
+
+        Raises DataError where there is nothing to read, or what is there is damaged.
+        """
         self.folder = Path(workdir).absolute() / "checkpoints"
+        if reads_only and not self.folder.is_dir():
+            raise DataError(f"{self.folder}: no checkpoint is there; train first")
         keep = preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(1),
@@ -40,7 +46,11 @@ class Checkpoints:
             ]
         )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep, best_fn=_score, best_mode="max"
+            preservation_policy=keep,
+            best_fn=_score,
+            best_mode="max",
+            create=not reads_only,
+            cleanup_tmp_directories=not reads_only,  # what a killed run had half written
         )
         try:
             self._manager = ocp.CheckpointManager(self.folder, options=options)

@@ -61,7 +61,7 @@ def evaluate_run(
         name = f"{split}_{resolution}"
     config.data.allow_missing_classes = True  # of the training split, which is not opened here
     devices = Parallel(config.parallel)
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, reads_only=True)
     step = checkpoints.find(checkpoint)
     data = check.check(config.data, splits=(split,))
     if data.table != table:

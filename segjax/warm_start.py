@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from segjax import workdir
 from segjax.checkpoint import Checkpoints
 from segjax.data.datasets import LabelTable
-from segjax.errors import ConfigError
+from segjax.errors import ConfigError, DataError
 
 # Fields of config.model that may differ: they change training, not what the weights mean.
 FREE = ("freeze_encoder", "dtype")
@@ -23,8 +23,13 @@ def variables_of(
       DataError: where there is no run.
       ConfigError: where its network or its classes are not those of `config` and `table`.
     """
-    source, source_table, _ = workdir.load(folder)
     where = f"config.init_from is {str(folder)!r}, a run"
+    try:
+        source, source_table, _ = workdir.load(folder)
+        checkpoints = Checkpoints(folder, reads_only=True)
+        step = checkpoints.find("best")
+    except DataError as error:
+        raise DataError(f"config.init_from is {str(folder)!r}: {error}") from error
     if source_table.names != table.names:
         raise ConfigError(
             f"{where} with other classes than the data: {', '.join(source_table.names)}"
@@ -37,8 +42,6 @@ def variables_of(
                 f"{where} with config.model.{field}={value!r}, here it is {wanted[field]!r}; give "
                 "it the same value"
             )
-    checkpoints = Checkpoints(folder)
-    try:
-        return checkpoints.restore_ema(like, checkpoints.find("best"))
-    finally:
-        checkpoints.close()
+    variables = checkpoints.restore_ema(like, step)
+    checkpoints.close()
+    return variables

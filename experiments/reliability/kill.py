@@ -9,6 +9,7 @@ images/s and waiting time) have to equal those of a run that nobody killed, bit 
 """
 
 import json
+import logging
 import random
 import signal
 import subprocess
@@ -27,7 +28,6 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
-from segjax import workdir  # noqa: E402
 from segjax.report import write_json  # noqa: E402
 from segjax.train import Run  # noqa: E402
 
@@ -38,15 +38,15 @@ CONFIG = {
     "data.allow_missing_classes": True,
     "model.decoder_channels": "(8,8,8,8,8)",
     "batch_size": 4,
-    "num_epochs": 30,
+    "num_epochs": 12,
     "log_every": 5,
 }
-GAN = {"gan.objective": "hinge", "gan.channels": "(8,16)", "gan.start_epoch": 10}
+GAN = {"gan.objective": "hinge", "gan.channels": "(8,16)", "gan.start_epoch": 4}
 NOT_REPEATED = {"train/images_per_s", "train/data_wait"}
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("kills", 30, "How often to kill.")
 flags.DEFINE_integer("seed", 0, "Of the moments.")
-flags.DEFINE_bool("gan", False, "With a discriminator from epoch 10 on.")
+flags.DEFINE_bool("gan", False, "With a discriminator after epoch 4.")
 
 
 def start(folder: Path) -> subprocess.Popen:
@@ -95,12 +95,12 @@ def everything(folder: Path) -> tuple[dict, list, dict]:
 
 
 def main(_: list[str]) -> None:
+    logging.getLogger("absl").setLevel(logging.WARNING)
     with TemporaryDirectory() as temporary:
         whole, killed = Path(temporary) / "whole", Path(temporary) / "killed"
         finish(whole)
         moments = kill_often(killed)
         finish(killed)
-        workdir.load(killed)
         (state, history, points), (other, other_history, other_points) = map(
             everything, (whole, killed)
         )

@@ -47,7 +47,7 @@ class PatchGAN(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, probabilities: jax.Array, train: bool) -> jax.Array:
-        """`train` is False where only the segmenter learns: the statistics stay as they are."""
+        """`train` is False where only the segmenter learns: spectral norm keeps its statistics."""
         x = jnp.concatenate([image.astype(jnp.float32) / 127.5 - 1, probabilities], axis=-1)
         for i, features in enumerate(self.channels):
             x = self._conv(x, features, _stride(i, len(self.channels)), f"conv{i}", train)

@@ -1,0 +1,122 @@
+"""Segments images with a trained run: class ids as PNG, overlays, probabilities, a summary.
+
+  python -m segjax.predict --workdir runs/camvid-cpu --input photo.jpg --output out --overlay
+  python -m segjax.predict --workdir runs/camvid-cpu --input 'photos/*.png' --output out
+  python -m segjax.predict --workdir runs/camvid-cpu --input photos --output out
+
+A folder is walked. A file that cannot be read is reported and skipped; the exit code is 1 then.
+"""
+
+import glob
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from segjax import cli
+from segjax.errors import ConfigError, DataError
+
+CHECKPOINTS = ("best", "latest")
+
+
+def define_flags() -> None:
+    """The flags of this entry point."""
+    flags.DEFINE_string("workdir", None, "The trained run.")
+    flags.DEFINE_string("input", None, "An image, a pattern such as 'photos/*.jpg', or a folder.")
+    flags.DEFINE_string("output", None, "The folder that the results go to.")
+    flags.DEFINE_enum("checkpoint", "best", CHECKPOINTS, "best (by validation mIoU) or latest.")
+    flags.DEFINE_bool("overlay", False, "Also write NAME_overlay.jpg: the classes over the image.")
+    flags.DEFINE_bool("probabilities", False, "Also write NAME.npz: probabilities, float16.")
+    flags.DEFINE_bool("flip", False, "Average with the mirrored image: slower, often better.")
+
+
+def find_images(pattern: str, output: Path) -> dict[Path, Path]:
+    """Every image that a file, a pattern or a folder names, and its result below `output`.
+
+    Raises DataError where there is none.
+    """
+    from segjax.data.sources import SUFFIXES
+
+    root = Path(pattern).expanduser()
+    if root.is_dir():
+        files = [p for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES]
+        names = {
+            p: p.relative_to(root) for p in files if output.resolve() not in p.resolve().parents
+        }
+    else:
+        files = [root] if root.exists() else map(Path, sorted(glob.glob(str(root))))
+        names = {p: Path(p.name) for p in files}
+    if not names:
+        raise DataError(f"--input {pattern}: no such image, and no folder with images")
+    stems = [name.with_suffix("") for name in names.values()]
+    alone = {stem for stem in stems if stems.count(stem) == 1}
+    return {
+        path: output / (f"{name}.png" if stem not in alone else name.with_suffix(".png"))
+        for (path, name), stem in zip(names.items(), stems, strict=True)
+    }
+
+
+def predict_file(model: Any, path: Path, out: Path, overlay: bool, probabilities: bool) -> dict:
+    """Writes the results of one image; returns its entry of the summary."""
+    import cv2
+    from PIL import Image
+
+    from segjax.data.decode import decode_image
+
+    try:
+        image = decode_image(path.read_bytes(), str(path))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    start = time.perf_counter()
+    label = model.label(image)
+    seconds = time.perf_counter() - start
+    out.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(label, mode="P")
+    picture.putpalette(model.table.palette.astype(np.uint8).tobytes())
+    picture.save(out)
+    if overlay:
+        blended = model.overlay(image, label)[..., ::-1]
+        cv2.imwrite(str(out.with_name(f"{out.stem}_overlay.jpg")), blended)
+    if probabilities:
+        np.savez_compressed(out.with_suffix(".npz"), probabilities=model.probabilities(image))
+    shares = np.bincount(label.ravel(), minlength=len(model.table.names)) / label.size
+    return {
+        "input": str(path),
+        "output": str(out),
+        "size": list(label.shape),
+        "seconds": round(seconds, 4),
+        "class_shares": dict(zip(model.table.names, shares.round(6).tolist(), strict=True)),
+    }
+
+
+def main() -> None:
+    """Predicts every image and writes summary.json; the exit code is 1 if any was skipped."""
+    values = flags.FLAGS
+    for name in ("workdir", "input", "output"):
+        if not values[name].value:
+            raise ConfigError(f"--{name} is missing; see --help")
+    output = Path(values.output)
+    files = find_images(values.input, output)
+    from tqdm import tqdm
+
+    from segjax import predictor
+    from segjax.report import write_json
+
+    model = predictor.load(values.workdir, values.checkpoint, values.flip)
+    done, skipped = [], []
+    for path, out in tqdm(files.items(), unit="image", disable=None):
+        try:
+            done.append(predict_file(model, path, out, values.overlay, values.probabilities))
+        except DataError as error:
+            skipped.append(str(error))
+    write_json(output / "summary.json", {"images": done, "skipped": skipped})
+    print(f"{len(done)} images segmented, {len(skipped)} skipped: {output / 'summary.json'}")
+    if skipped:
+        raise DataError("skipped:\n" + "\n".join(f"- {problem}" for problem in skipped))
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

@@ -1,0 +1,145 @@
+"""A trained network, applied: an image of any size in, its class ids out, at the image's own size.
+
+    model = predictor.load("runs/camvid-cpu")
+    label = model.label(image)  # image: uint8 [H, W, 3] RGB
+    picture = model.overlay(image, label)
+
+One compiled function serves every image. A run that resizes its images gets the whole image at the
+size it was trained on; one that keeps their pixels gets tiles of that size, blended where they
+overlap (Gaussian weights as in nnU-Net: Isensee et al., Nature Methods 2021). What is kept of a
+result is a band of rows, so that an image may be far larger than its scores would be.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segjax import models, workdir
+from segjax.checkpoint import Checkpoints
+from segjax.data.datasets import LabelTable
+from segjax.data.pipeline import resize_image
+
+OVERLAP = 0.5  # of neighbouring tiles
+SIGMA = 0.125  # of the blending weights, over the tile's size
+BATCH = 4  # tiles at once
+MAX_BAND = 2**26  # scores of a band of rows
+
+
+def load(folder: str | Path, checkpoint: str = "best", flip: bool = False) -> "Predictor":
+    """The network of a work directory.
+
+    Args:
+      checkpoint: best (by validation mIoU) or latest.
+      flip: average the scores of the image and of its mirror image.
+    """
+    config, table, _ = workdir.load(Path(folder))
+    model = models.build(config.model, len(table.names))
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
+    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
+    like = {name: shapes[name] for name in ("params", "batch_stats")}
+    checkpoints = Checkpoints(folder, reads_only=True)
+    variables = checkpoints.restore_ema(like, checkpoints.find(checkpoint))
+    checkpoints.close()
+
+    def logits(images: jax.Array) -> jax.Array:
+        scores = model.apply(variables, images, train=False)
+        if flip:
+            scores += model.apply(variables, images[:, :, ::-1], train=False)[:, :, ::-1]
+        return scores
+
+    resizes = config.data.fit == "resize"
+    return Predictor(jax.jit(logits), table, tuple(config.data.size), resizes)
+
+
+class Predictor:
+    """`logits` maps uint8 [BATCH or 1, *size, 3] to float32 [BATCH or 1, *size, C]."""
+
+    def __init__(
+        self, logits: Any, table: LabelTable, size: tuple[int, int], resizes: bool
+    ) -> None:
+        self.table, self.size, self.resizes = table, size, resizes
+        self._logits = logits
+
+    def label(self, image: np.ndarray) -> np.ndarray:
+        """Class ids, uint8 [H, W], of an image, uint8 [H, W, 3] RGB."""
+        out = np.empty(image.shape[:2], np.uint8)
+        for top, logits in self._bands(image):
+            out[top : top + len(logits)] = logits.argmax(-1)
+        return out
+
+    def probabilities(self, image: np.ndarray) -> np.ndarray:
+        """Class probabilities, float16 [H, W, C], of an image, uint8 [H, W, 3] RGB."""
+        out = np.empty((*image.shape[:2], len(self.table.names)), np.float16)
+        for top, logits in self._bands(image):
+            scores = np.exp(logits - logits.max(-1, keepdims=True))
+            out[top : top + len(logits)] = scores / scores.sum(-1, keepdims=True)
+        return out
+
+    def overlay(self, image: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """The image with its classes' colours laid over it, uint8 [H, W, 3]."""
+        return cv2.addWeighted(image, 0.5, self.table.palette[label], 0.5, 0)
+
+    def _bands(self, image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """First row and logits [n, W, C] of bands of rows, from top to bottom."""
+        return self._stretched(image) if self.resizes else self._tiled(image)
+
+    def _stretched(self, image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        logits = np.asarray(self._logits(resize_image(image, self.size)[None])[0])
+        height, width = image.shape[:2]
+        count = max(1, MAX_BAND // (width * logits.shape[-1]))
+        for top in range(0, height, count):
+            # Half-pixel centres, as the evaluator: rows by hand, columns by OpenCV.
+            rows = np.arange(top, min(top + count, height)) + 0.5
+            rows = (rows * len(logits) / height - 0.5).clip(0, len(logits) - 1)
+            above = rows.astype(int)
+            share = (rows - above)[:, None, None].astype(np.float32)
+            below = np.minimum(above + 1, len(logits) - 1)
+            band = (1 - share) * logits[above] + share * logits[below]
+            size = (width, len(band))
+            planes = [cv2.resize(band[..., c], size) for c in range(band.shape[-1])]
+            yield top, np.stack(planes, axis=-1)
+
+    def _tiled(self, image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        height, width = self.size
+        missing = [max(0, n - m) for n, m in zip(self.size, image.shape[:2], strict=True)]
+        shape, image = image.shape[:2], np.pad(image, [(0, n) for n in missing] + [(0, 0)], "edge")
+        tops, lefts = (_starts(n, m) for n, m in zip(image.shape[:2], self.size, strict=True))
+        weight = _bell(height)[:, None, None] * _bell(width)[:, None]
+        band = np.zeros((height, image.shape[1], len(self.table.names)), np.float32)
+        total = np.zeros((height, image.shape[1], 1), np.float32)
+        for top, next_top in zip(tops, [*tops[1:], image.shape[0]], strict=True):
+            tiles = [image[top : top + height, left : left + width] for left in lefts]
+            for left, logits in zip(lefts, self._in_batches(tiles), strict=True):
+                band[:, left : left + width] += weight * logits
+                total[:, left : left + width] += weight
+            done = next_top - top
+            rows = min(done, shape[0] - top)
+            yield top, (band[:rows] / total[:rows])[:, : shape[1]]
+            # What the next row of tiles adds to moves up.
+            for kept in (band, total):
+                kept[: height - done] = kept[done:]
+                kept[height - done :] = 0
+
+    def _in_batches(self, tiles: list[np.ndarray]) -> Iterator[np.ndarray]:
+        for first in range(0, len(tiles), BATCH):
+            batch = tiles[first : first + BATCH]
+            filled = np.stack(batch + batch[:1] * (BATCH - len(batch)))
+            yield from np.asarray(self._logits(filled))[: len(batch)]
+
+
+def _starts(length: int, tile: int) -> list[int]:
+    """First pixels of tiles that cover a length with at least OVERLAP between neighbours."""
+    step = max(1, int(tile * (1 - OVERLAP)))
+    return [*range(0, length - tile, step), length - tile]
+
+
+def _bell(length: int) -> np.ndarray:
+    """Weights float32 [length], 1 in the middle; never so small that their sum vanishes."""
+    x = (np.arange(length) + 0.5) / length - 0.5
+    return np.maximum(np.exp(-0.5 * (x / SIGMA) ** 2), 1e-3).astype(np.float32)
