@@ -91,30 +91,46 @@ def predict_file(model: Any, path: Path, out: Path, overlay: bool, probabilities
     }
 
 
-def main() -> None:
-    """Predicts every image and writes summary.json; the exit code is 1 if any was skipped."""
-    values = flags.FLAGS
-    for name in ("workdir", "input", "output"):
-        if not values[name].value:
-            raise ConfigError(f"--{name} is missing; see --help")
-    output = Path(values.output)
-    files = find_images(values.input, output)
+def predict(
+    folder: str | Path,
+    pattern: str,
+    output: Path,
+    *,
+    checkpoint: str = "best",
+    overlay: bool = False,
+    probabilities: bool = False,
+    flip: bool = False,
+) -> dict[str, list]:
+    """Segments every image of `pattern`; returns and writes summary.json: `images`, `skipped`."""
+    files = find_images(pattern, output)
     from tqdm import tqdm
 
     from segjax import predictor
     from segjax.report import write_json
 
-    model = predictor.load(values.workdir, values.checkpoint, values.flip)
-    done, skipped = [], []
+    model = predictor.load(folder, checkpoint, flip)
+    summary = {"images": [], "skipped": []}
     for path, out in tqdm(files.items(), unit="image", disable=None):
         try:
-            done.append(predict_file(model, path, out, values.overlay, values.probabilities))
+            summary["images"].append(predict_file(model, path, out, overlay, probabilities))
         except DataError as error:
-            skipped.append(str(error))
-    write_json(output / "summary.json", {"images": done, "skipped": skipped})
-    print(f"{len(done)} images segmented, {len(skipped)} skipped: {output / 'summary.json'}")
-    if skipped:
-        raise DataError("skipped:\n" + "\n".join(f"- {problem}" for problem in skipped))
+            summary["skipped"].append(str(error))
+    write_json(output / "summary.json", summary)
+    return summary
+
+
+def main() -> None:
+    """Predicts, and raises at the end what was skipped."""
+    values = flags.FLAGS
+    for name in ("workdir", "input", "output"):
+        if not values[name].value:
+            raise ConfigError(f"--{name} is missing; see --help")
+    options = {k: values[k].value for k in ("checkpoint", "overlay", "probabilities", "flip")}
+    summary = predict(values.workdir, values.input, Path(values.output), **options)
+    print(f"{len(summary['images'])} images segmented, {len(summary['skipped'])} skipped: "
+          f"{values.output}/summary.json")  # fmt: skip
+    if summary["skipped"]:
+        raise DataError("\n".join(["skipped:", *summary["skipped"]]))
 
 
 if __name__ == "__main__":

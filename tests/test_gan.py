@@ -1,6 +1,7 @@
 """The adversarial stage: two updates from one forward pass, neither of which changes the other."""
 
 import json
+import signal
 from contextlib import closing
 from functools import partial
 
@@ -290,7 +291,7 @@ def test_a_run_interrupted_in_the_second_stage_ends_as_if_it_had_not_been(
 ):
     config, folder, whole, _ = runs["gan"]
     with monkeypatch.context() as patch:
-        interrupt_after(patch, 6)
+        interrupt_after(patch, 6, signal.SIGTERM)
         with pytest.raises(Interrupted, match="stopped at step 6"):
             train.train_and_evaluate(config, tmp_path)
     parts, _ = train.train_and_evaluate(config, tmp_path)

@@ -20,14 +20,14 @@ def assert_equal_trees(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def interrupt_after(monkeypatch, count):
-    """SIGINT to this process after `count` steps, as Ctrl-C does."""
+def interrupt_after(monkeypatch, count, number=signal.SIGINT):
+    """A signal to this process after `count` steps, by default what Ctrl-C sends."""
     calls = iter(range(1, 1000))
     original = train.Progress.step
 
     def step(self):
         if next(calls) == count:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         original(self)
 
     monkeypatch.setattr(train.Progress, "step", step)

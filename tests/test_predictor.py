@@ -1,0 +1,129 @@
+"""A trained network on images of any size: what the evaluator would have predicted, and files."""
+
+import json
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from test_train import write_folder
+
+from segjax import predict, predictor, steps, train
+from segjax.data.shapes import table
+from segjax.errors import DataError
+
+CLASSES = 21
+SIZES = [(32, 32), (20, 30), (48, 64), (65, 33), (1, 1), (100, 7)]
+
+
+def image_of(size, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+
+
+def pixelwise(images):
+    """Logits that depend on each pixel alone, so that tiles and whole agree everywhere."""
+    return jnp.sin(images.astype(jnp.float32).sum(-1, keepdims=True) * jnp.arange(1, CLASSES + 1))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_tiles_of_a_pixelwise_function_give_what_the_whole_image_gives(size):
+    model = predictor.Predictor(jax.jit(pixelwise), table(), (32, 32), resizes=False)
+    image = image_of(size)
+    whole = pixelwise(image[None])[0]
+    np.testing.assert_array_equal(model.label(image), whole.argmax(-1))
+    np.testing.assert_allclose(model.probabilities(image), jax.nn.softmax(whole), atol=1e-3)
+
+
+def test_resized_images_get_the_logits_that_the_evaluator_computes(monkeypatch):
+    logits = jax.random.normal(jax.random.key(0), (1, 32, 32, CLASSES))
+    model = predictor.Predictor(lambda images: logits, table(), (32, 32), resizes=True)
+    for size in SIZES:
+        expected = steps.to_label_size(logits, jnp.array([size]), size)[0]
+        for band in (2**26, 500):
+            monkeypatch.setattr(predictor, "MAX_BAND", band)
+            got = np.concatenate([rows for _, rows in model._bands(image_of(size))])
+            np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_one_compilation_serves_fifty_sizes():
+    traces = []
+
+    def counted(images):
+        traces.append(images.shape)
+        return pixelwise(images)
+
+    for resizes in (True, False):
+        model = predictor.Predictor(jax.jit(counted), table(), (32, 32), resizes)
+        for seed in range(50):
+            size = np.random.default_rng(seed).integers(1, 100, 2)
+            assert model.label(image_of(size, seed)).shape == tuple(size)
+    assert traces == [(1, 32, 32, 3), (4, 32, 32, 3)]
+
+
+@pytest.fixture(scope="module")
+def trained(shared_tiny_config, tmp_path_factory):
+    """A run on images of three sizes, and its data's folder."""
+    root = tmp_path_factory.mktemp("predictor")
+    write_folder(root / "data", [(32, 32), (20, 30), (24, 48), (33, 17)])
+    config = shared_tiny_config.copy_and_resolve_references()
+    config.data.update(source="folder", root=str(root / "data"), fit="resize")
+    config.num_epochs = 1
+    train.train_and_evaluate(config, root / "run")
+    return root / "run", root / "data"
+
+
+def test_predictions_are_the_evaluator_s(trained):
+    folder, data = trained
+    model = predictor.load(folder)
+    report = json.loads((folder / "report" / "val.json").read_text())
+    right = total = 0
+    for path in sorted((data / "val" / "images").iterdir()):
+        label = model.label(cv2.imread(str(path))[..., ::-1])
+        truth = cv2.imread(str(data / "val" / "masks" / path.name), cv2.IMREAD_GRAYSCALE)
+        right, total = right + (label == truth).sum(), total + label.size
+    assert right / total == pytest.approx(report["pixel_accuracy"], abs=1e-3)
+    flipped = predictor.load(folder, flip=True)
+    image = image_of((20, 30))
+    np.testing.assert_array_equal(flipped.label(image[:, ::-1]), flipped.label(image)[:, ::-1])
+
+
+def test_a_folder_becomes_files_that_a_viewer_shows_in_colour(trained, tmp_path):
+    folder, _ = trained
+    images = tmp_path / "images"
+    (images / "deep").mkdir(parents=True)
+    Image.fromarray(image_of((20, 30))).save(images / "deep" / "a.png")
+    Image.fromarray(image_of((9, 5))).save(images / "b.png")
+    Image.fromarray(image_of((9, 6))).save(images / "b.jpg")
+    (images / "broken.png").write_bytes(b"no image")
+    output = images / "out"
+    for _ in range(2):  # a second time its own results are not its input
+        summary = predict.predict(folder, str(images), output, overlay=True, probabilities=True)
+        assert len(summary["images"]) == 3
+        assert len(summary["skipped"]) == 1 and "broken.png" in summary["skipped"][0]
+    assert json.loads((output / "summary.json").read_text()) == summary
+    names = {str(p.relative_to(output)) for p in output.rglob("*.png")}
+    assert names == {"deep/a.png", "b.png.png", "b.jpg.png"}
+
+    mask = Image.open(output / "deep" / "a.png")
+    model = predictor.load(folder)
+    assert mask.mode == "P" and mask.size == (30, 20)
+    np.testing.assert_array_equal(mask, model.label(image_of((20, 30))))
+    assert mask.getpalette()[:6] == model.table.palette.ravel().tolist()
+    stored = np.load(output / "deep" / "a.npz")["probabilities"]
+    assert stored.dtype == np.float16 and stored.shape == (20, 30, 2)
+    np.testing.assert_allclose(stored.sum(-1), 1, atol=2e-3)
+    assert cv2.imread(str(output / "deep" / "a_overlay.jpg")).shape == (20, 30, 3)
+    (row,) = [row for row in summary["images"] if row["input"].endswith("a.png")]
+    assert sum(row["class_shares"].values()) == pytest.approx(1)
+
+
+def test_files_patterns_and_nothing(trained, tmp_path):
+    _, data = trained
+    images = data / "val" / "images"
+    assert len(predict.find_images(str(images / "0.png"), tmp_path)) == 1
+    assert len(predict.find_images(str(images / "[01].png"), tmp_path)) == 2
+    for nothing in ("absent.png", "*.xyz", str(tmp_path)):
+        with pytest.raises(DataError, match="no such image"):
+            predict.find_images(nothing, tmp_path / "out")
