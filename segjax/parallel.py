@@ -91,7 +91,8 @@ class Parallel:
         return jax.jit(step, donate_argnums=donate)
 
     def replicate(self, tree: Any) -> Any:
-        """Host tree to a copy on every device."""
+        """A tree that every process has, to a copy on every device."""
+        tree = jax.device_get(tree)  # other processes' devices take nothing from this one's
         if self.mode == "pmap":
             return jax_utils.replicate(tree, self._local)
         return jax.device_put(tree, self._replicated)

@@ -61,13 +61,14 @@ def quarter(root: Path, out: Path) -> Path:
 def base_config(data: str, seed: int, root: Path) -> ConfigDict:
     """A small network: width 0.35, 1.3 million parameters; CamVid at 96×128, shapes at 64×64."""
     config = quickstart.get_config()
+    config.data.num_train = 2000
     if data != "shapes":
         small = config.model
         config = camvid.get_config("cpu")
         config.model = small
         config.data.root = str(root)
         config.optim.learning_rate = 4e-3
-    config.num_epochs = {"camvid": 25, "quarter": 60, "shapes": 3}[data]
+    config.num_epochs = {"camvid": 25, "quarter": 60, "shapes": 4}[data]
     config.seed = seed
     config.eval.every_epochs = config.num_epochs
     return config
