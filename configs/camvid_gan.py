@@ -1,14 +1,14 @@
-"""CamVid, refined by a Pix2Pix discriminator.
+"""CamVid, refined by a Pix2Pix discriminator for a few more epochs.
 
-Data: see configs/camvid.py. Either from a run that was trained without one, for the last epochs,
+Data: see configs/camvid.py.
 
   python -m segjax.main --config configs/camvid.py:cpu --config.data.root=ROOT
-  python -m segjax.main --config configs/camvid_gan.py:cpu --config.data.root=ROOT \
-    --config.init_from=runs/camvid-cpu --config.gan.start_epoch=0 --config.num_epochs=10
-
-or in one run, where the discriminator comes in after two thirds of the epochs:
-
   python -m segjax.main --config configs/camvid_gan.py:cpu --config.data.root=ROOT
+
+Or in one run, from scratch, where the discriminator comes in after 40 of 60 epochs:
+
+  python -m segjax.main --config configs/camvid.py:cpu --config.data.root=ROOT \
+    --config.gan.objective=hinge --config.gan.start_epoch=40 --workdir runs/camvid-one-run
 
 Expected result and cost: experiments/gan_refinement.
 """
@@ -19,10 +19,14 @@ from configs import camvid
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """`configs/camvid.py` with a discriminator; `cpu` halves its channels too."""
+    """Starts from the weights of `configs/camvid.py`; `cpu` halves the discriminator's channels."""
     config = camvid.get_config(variant)
+    config.init_from = "runs/camvid"
+    config.num_epochs //= 10
+    config.optim.learning_rate /= 4
     config.gan.objective = "hinge"
-    config.gan.start_epoch = config.num_epochs * 2 // 3
     if variant == "cpu":
+        config.init_from = "runs/camvid-cpu"
+        config.eval.every_epochs = config.num_epochs
         config.gan.channels = (32, 64, 128, 256)
     return config
