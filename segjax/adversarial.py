@@ -100,7 +100,7 @@ def discriminator_loss(
 def segmenter_loss(objective: str, fake: jax.Array, axis_name: str | None = None) -> jax.Array:
     """Low where the discriminator takes the segmenter's patches for real ones.
 
-    For vanilla the form that does not saturate, -log D.
+    For vanilla the form that does not saturate, -log D; for lsgan without the paper's factor ½.
     """
     each = {
         "vanilla": lambda: jax.nn.softplus(-fake),

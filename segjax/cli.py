@@ -6,6 +6,7 @@ Nothing here imports JAX, so that `--help` and a mistyped flag answer at once.
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -120,17 +121,21 @@ def run(main: Callable[[], None]) -> None:
     def wrapped(_: Sequence[str]) -> None:
         _set_up_logging()
         several = "multihost" in FLAGS and FLAGS.multihost
+        if "multihost" in FLAGS and not several and FLAGS.coordinator:
+            sys.exit("Error: --coordinator is for several processes; add --multihost")
+        # Of several processes an orderly exit would wait for the others, which wait for this one.
+        leave = os._exit if several else sys.exit
         try:
             if several:
                 _join_the_others()
             main()
-        except SegjaxError as error:
+        except (SegjaxError, OSError) as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            # An orderly exit would wait for the other processes, which wait for this one.
-            (os._exit if several else sys.exit)(error.exit_code)
-        except OSError as error:
-            sys.exit(f"{type(error).__name__}: {error}")
+            leave(getattr(error, "exit_code", 1))
         except KeyboardInterrupt:
-            sys.exit(INTERRUPTED)
+            leave(INTERRUPTED)
+        except Exception:
+            traceback.print_exc()
+            leave(1)
 
     app.run(wrapped, flags_parser=_parse)

@@ -97,9 +97,12 @@ def main() -> None:
         values.data_root,
         values.resolution,
     )
+    import jax
+
     from segjax.report import format_table
 
-    print(format_table(report))
+    if jax.process_index() == 0:
+        print(format_table(report))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ global batch. Under `pmap` every device sees its share and sums are taken over `
 several processes (`jax.distributed`) every one has some of the devices, and feeds those.
 """
 
+import hashlib
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -75,6 +76,12 @@ class Parallel:
             return flag
         return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
+    def require_same(self, text: str, what: str) -> None:
+        """Raises ConfigError where the processes do not all have the same text."""
+        digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+        if not self.is_alone and np.ptp(multihost_utils.process_allgather(digest), axis=0).any():
+            raise ConfigError(f"{what} differ between the processes; start all of them alike")
+
     def check_batch_size(self, batch_size: int) -> None:
         """Raises ConfigError where the devices cannot share a batch evenly."""
         if batch_size < 1 or batch_size % len(self.devices):
@@ -99,6 +106,8 @@ class Parallel:
 
     def unreplicate(self, tree: Any) -> Any:
         """One copy, as host arrays."""
+        if self.mode == "jit":
+            assert all(x.is_fully_replicated for x in jax.tree.leaves(tree))
         copy = jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), tree))
         if self.mode == "pmap":
             copy = jax.tree.map(lambda x: x.reshape(x.shape[1:]), copy)

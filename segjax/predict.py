@@ -8,6 +8,7 @@ A folder is walked. A file that cannot be read is reported and skipped; the exit
 """
 
 import glob
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def define_flags() -> None:
     flags.DEFINE_string("input", None, "An image, a pattern such as 'photos/*.jpg', or a folder.")
     flags.DEFINE_string("output", None, "The folder that the results go to.")
     flags.DEFINE_enum("checkpoint", "best", CHECKPOINTS, "best (by validation mIoU) or latest.")
-    flags.DEFINE_bool("overlay", False, "Also write NAME_overlay.jpg: the classes over the image.")
+    flags.DEFINE_bool("overlay", False, "Also write NAME_overlay.png: the classes over the image.")
     flags.DEFINE_bool("probabilities", False, "Also write NAME.npz: probabilities, float16.")
     flags.DEFINE_bool("flip", False, "Average with the mirrored image: slower, often better.")
 
@@ -35,32 +36,38 @@ def define_flags() -> None:
 def find_images(pattern: str, output: Path) -> dict[Path, Path]:
     """Every image that a file, a pattern or a folder names, and its result below `output`.
 
-    Raises DataError where there is none.
+    Raises:
+      DataError: where there is no image.
+      ConfigError: where a result would replace an image or another result.
     """
     from segjax.data.sources import SUFFIXES
 
-    root = Path(pattern).expanduser()
+    root, output = Path(pattern).expanduser(), output.expanduser()
     if root.is_dir():
         files = [p for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES]
-        names = {
-            p: p.relative_to(root) for p in files if output.resolve() not in p.resolve().parents
-        }
+        if output.resolve() != root.resolve():  # results of an earlier call are no input
+            files = [p for p in files if output.resolve() not in p.resolve().parents]
+        base = root
     else:
-        files = [root] if root.exists() else map(Path, sorted(glob.glob(str(root))))
-        names = {p: Path(p.name) for p in files}
-    if not names:
+        files = [root] if root.exists() else [Path(p) for p in sorted(glob.glob(str(root)))]
+        base = Path(os.path.commonpath([p.parent for p in files])) if files else root
+    if not files:
         raise DataError(f"--input {pattern}: no such image, and no folder with images")
-    stems = [name.with_suffix("") for name in names.values()]
-    alone = {stem for stem in stems if stems.count(stem) == 1}
-    return {
-        path: output / (f"{name}.png" if stem not in alone else name.with_suffix(".png"))
-        for (path, name), stem in zip(names.items(), stems, strict=True)
-    }
+    names = [p.relative_to(base) for p in files]
+    stems = [name.with_suffix("") for name in names]
+    results = [
+        output / (f"{name}.png" if stems.count(stem) > 1 else name.with_suffix(".png"))
+        for name, stem in zip(names, stems, strict=True)
+    ]
+    if {p.resolve() for p in files} & {p.resolve() for p in results}:
+        raise ConfigError(f"--output {output} would replace images; choose another folder")
+    if len(set(results)) < len(results):
+        raise ConfigError(f"--input {pattern}: two images would become one file; name them apart")
+    return dict(zip(files, results, strict=True))
 
 
 def predict_file(model: Any, path: Path, out: Path, overlay: bool, probabilities: bool) -> dict:
     """Writes the results of one image; returns its entry of the summary."""
-    import cv2
     from PIL import Image
 
     from segjax.data.decode import decode_image
@@ -77,8 +84,8 @@ def predict_file(model: Any, path: Path, out: Path, overlay: bool, probabilities
     picture.putpalette(model.table.palette.astype(np.uint8).tobytes())
     picture.save(out)
     if overlay:
-        blended = model.overlay(image, label)[..., ::-1]
-        cv2.imwrite(str(out.with_name(f"{out.stem}_overlay.jpg")), blended)
+        blended = model.overlay(image, label)
+        Image.fromarray(blended).save(out.with_name(f"{out.stem}_overlay.png"))
     if probabilities:
         np.savez_compressed(out.with_suffix(".npz"), probabilities=model.probabilities(image))
     shares = np.bincount(label.ravel(), minlength=len(model.table.names)) / label.size

@@ -6,8 +6,8 @@
 
 One compiled function serves every image. A run that resizes its images gets the whole image at the
 size it was trained on; one that keeps their pixels gets tiles of that size, blended where they
-overlap (Gaussian weights as in nnU-Net: Isensee et al., Nature Methods 2021). What is kept of a
-result is a band of rows, so that an image may be far larger than its scores would be.
+overlap (Gaussian weights as in nnU-Net: Isensee et al., Nature Methods 2021). The scores of a band
+of rows are kept at a time, so that an image may be far larger than all its scores would allow.
 """
 
 from collections.abc import Iterator

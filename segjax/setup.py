@@ -13,6 +13,7 @@ from segjax import adversarial, losses, models, optim, state, steps
 from segjax.data import augment, check, pipeline
 from segjax.errors import ConfigError
 from segjax.evaluator import RESOLUTIONS
+from segjax.models import patchgan
 from segjax.parallel import Parallel
 
 
@@ -86,6 +87,11 @@ def validate(config: ConfigDict, devices: Parallel) -> None:
     adversarial.check(config.gan)
     has_gan = config.gan.objective != "none"
     _require(k == 1 or not has_gan, "optim.accumulate", k, "1 with a discriminator (config.gan)")
+    if has_gan and patchgan.num_patches(min(size), len(config.gan.channels)) < 1:
+        raise ConfigError(
+            f"config.gan.channels has {len(config.gan.channels)} convolutions, too many for "
+            f"config.data.size = {size}; take fewer, or larger images"
+        )
     start = config.gan.start_epoch
     _require(not has_gan or start < config.num_epochs, "gan.start_epoch", start, "below num_epochs")
     build(config, devices, num_classes=2, pixel_counts=np.ones(2), total_steps=100)

@@ -72,7 +72,7 @@ def train_step(
     if accumulate == 1:
         carry, _ = one_part(carry, (image, label))
     else:
-        # Part i holds the examples i, i + accumulate, …: the same ones on any number of devices.
+        # Part i holds the examples i, i + accumulate, …: the same on any number of devices.
         parts = jax.tree.map(
             lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), (image, label)
         )

@@ -39,6 +39,8 @@ class Run:
         data = check.check(config.data, cache=folder / "data.json")
         self.table, counts = data.table, data.pixel_counts["train"]
         log.info("%s\n%s", self.table.describe(), check.format_report(data))
+        same = f"{workdir.free_of(config)} {data.num_images} {data.skipped} {counts.tolist()}"
+        self.devices.require_same(same, "the configuration or the data")
         workdir.save_table(folder, self.table, counts, writes)
 
         self.steps_per_epoch = data.num_images["train"] // config.batch_size
@@ -130,7 +132,7 @@ def catch_signals() -> Iterator[list[int]]:
 
     def handle(number: int, _: Any) -> None:
         received.append(number)
-        log.info("Signal %d: stopping after this step. Once more stops at once.", number)
+        log.info("Signal %d: stopping soon, when all is saved. Once more stops at once.", number)
         for caught, handler in handlers.items():
             signal.signal(caught, handler)
 
@@ -182,7 +184,8 @@ def _loop(
         except DataError:  # a file that was there when the run began
             if pending:
                 _log_steps(run, step - 1, pending, summaries, progress)
-            run.save(train_state)
+            if run.devices.is_alone:  # saving takes all processes, and the others know nothing
+                run.save(train_state)
             raise
         train_state, metrics = run.train_step(step, train_state, batch)
         pending.append(metrics)
@@ -217,7 +220,8 @@ def _log_steps(
             raise TrainingError(
                 f"{', '.join(bad)} at step {step - len(pending) + 1 + i}; the last good checkpoint "
                 f"is step {run.checkpoints.latest_step}. Lower config.optim.learning_rate or "
-                "config.optim.grad_clip, or use --config.model.dtype=float32, in another --workdir"
+                "config.optim.grad_clip (config.gan.learning_rate if it is the discriminator), or "
+                "use --config.model.dtype=float32, in another --workdir"
             )
         window.add(metrics)
         run.totals.add(metrics)
@@ -272,7 +276,7 @@ def _warn_if_the_discriminator_won(
         warning = (
             f"The discriminator has won: its mean loss of the epoch to step {step} is {loss:.4f}, "
             "and the segmenter learns little from it. Lower config.gan.learning_rate or "
-            "config.gan.softening, or set config.gan.spectral_norm"
+            "config.gan.softening, or set config.gan.spectral_norm, in another --workdir"
         )
         log.warning(warning)
         summaries.text(step, "gan/warning", warning)

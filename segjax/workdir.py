@@ -50,6 +50,12 @@ def as_json(config: ConfigDict) -> dict:
     return json.loads(config.to_json_best_effort())
 
 
+def free_of(config: ConfigDict) -> dict:
+    """The fields of a configuration that decide what a run computes."""
+    fields = _flatten(as_json(config))
+    return {name: value for name, value in sorted(fields.items()) if name not in FREE}
+
+
 def open_for_training(workdir: Path, config: ConfigDict, writes: bool = True) -> None:
     """Makes the directory and, if it `writes` (one process does), config.json.
 

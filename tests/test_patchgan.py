@@ -8,7 +8,7 @@ import pytest
 from configs import common
 from segjax import models
 from segjax.errors import ConfigError
-from segjax.models.patchgan import PatchGAN, receptive_field
+from segjax.models.patchgan import PatchGAN, num_patches, receptive_field
 
 
 def build(**changes):
@@ -159,3 +159,13 @@ def test_only_training_changes_the_spectral_statistics(spectral):
 def test_what_no_discriminator_has_is_refused_by_name(field, value):
     with pytest.raises(ConfigError, match=rf"config\.gan\.{field}"):
         build(**{field: value})
+
+
+def test_num_patches_is_the_side_of_the_scores():
+    for num_channels in (1, 2, 4, 5):
+        for size in (24, 64, 97):
+            model = PatchGAN(channels=(2,) * num_channels, norm="none")
+            image = jnp.zeros((1, size, size, 3))
+            apply = partial(model.init_with_output, jax.random.key(0), train=False)
+            scores, _ = jax.eval_shape(apply, image, image)
+            assert scores.shape == (1,) + 2 * (max(0, num_patches(size, num_channels)),)

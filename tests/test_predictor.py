@@ -12,7 +12,7 @@ from test_train import write_folder
 
 from segjax import predict, predictor, steps, train
 from segjax.data.shapes import table
-from segjax.errors import DataError
+from segjax.errors import ConfigError, DataError
 
 CLASSES = 21
 SIZES = [(32, 32), (20, 30), (48, 64), (65, 33), (1, 1), (100, 7)]
@@ -114,7 +114,7 @@ def test_a_folder_becomes_files_that_a_viewer_shows_in_colour(trained, tmp_path)
     stored = np.load(output / "deep" / "a.npz")["probabilities"]
     assert stored.dtype == np.float16 and stored.shape == (20, 30, 2)
     np.testing.assert_allclose(stored.sum(-1), 1, atol=2e-3)
-    assert cv2.imread(str(output / "deep" / "a_overlay.jpg")).shape == (20, 30, 3)
+    assert cv2.imread(str(output / "deep" / "a_overlay.png")).shape == (20, 30, 3)
     (row,) = [row for row in summary["images"] if row["input"].endswith("a.png")]
     assert sum(row["class_shares"].values()) == pytest.approx(1)
 
@@ -124,6 +124,12 @@ def test_files_patterns_and_nothing(trained, tmp_path):
     images = data / "val" / "images"
     assert len(predict.find_images(str(images / "0.png"), tmp_path)) == 1
     assert len(predict.find_images(str(images / "[01].png"), tmp_path)) == 2
+    with pytest.raises(ConfigError, match="would replace images"):
+        predict.find_images(str(images), images)
+    with pytest.raises(ConfigError, match="would replace images"):
+        predict.find_images(str(images / "*.png"), images)
+    same_name = predict.find_images(str(data / "*" / "images" / "0.png"), tmp_path)
+    assert len(set(same_name.values())) == 2
     for nothing in ("absent.png", "*.xyz", str(tmp_path)):
         with pytest.raises(DataError, match="no such image"):
             predict.find_images(nothing, tmp_path / "out")

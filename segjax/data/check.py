@@ -6,11 +6,11 @@ python -m segjax.data.check --config=CONFIG prints the class frequencies, or wha
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import NamedTuple, NoReturn
 
 import numpy as np
@@ -234,7 +234,7 @@ def _read_cache(cache: Path | None, fingerprint: str) -> Report | None:
         return None
     try:
         saved = json.loads(cache.read_text(encoding="utf-8"))
-    except ValueError:  # damaged: count again
+    except (ValueError, OSError):  # damaged, or another user's: count again
         return None
     if saved.pop("fingerprint", None) != fingerprint:
         return None
@@ -252,9 +252,9 @@ def _write_cache(cache: Path | None, fingerprint: str, report: Report) -> None:
     saved = vars(report) | {"fingerprint": fingerprint, "table": table, "pixel_counts": counts}
     cache.parent.mkdir(parents=True, exist_ok=True)
     # Renamed when complete, so that neither an interrupted run nor another process can break it.
-    with NamedTemporaryFile("w", encoding="utf-8", dir=cache.parent, delete=False) as half_written:
-        json.dump(saved, half_written)
-    Path(half_written.name).replace(cache)
+    half_written = cache.with_name(f"{cache.name}.{platform.node()}.{os.getpid()}.tmp")
+    half_written.write_text(json.dumps(saved), encoding="utf-8")
+    half_written.replace(cache)
 
 
 def main() -> None:

@@ -45,18 +45,18 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
 def _num_frames(data: bytes) -> int:
     try:
         image = Image.open(io.BytesIO(data))
-    except OSError:  # a format that only OpenCV reads
+        return getattr(image, "n_frames", 1) if image.format in ANIMATED_FORMATS else 1
+    except Exception:  # what only OpenCV reads
         return 1
-    return getattr(image, "n_frames", 1) if image.format in ANIMATED_FORMATS else 1
 
 
 def turns_unseen(data: bytes) -> bool:
     """Whether EXIF turns or mirrors an image without changing its size, as no mask could tell."""
     try:
         image = Image.open(io.BytesIO(data))
-    except OSError:
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # damaged EXIF data: OpenCV ignores them, and so do we
         return False
-    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     return orientation in (2, 3, 4) or (orientation > 4 and image.width == image.height)
 
 

@@ -27,6 +27,13 @@ def receptive_field(num_channels: int) -> int:
     return field
 
 
+def num_patches(length: int, num_channels: int) -> int:
+    """How many scores a side of an image of `length` pixels gets; below 1 there are none."""
+    for i in range(num_channels + 1):
+        length = (length + 2 - KERNEL) // (_stride(i, num_channels) if i < num_channels else 1) + 1
+    return length
+
+
 def _stride(i: int, num_channels: int) -> int:
     return 1 if i == num_channels - 1 else 2
 
