@@ -136,6 +136,13 @@ def run(main: Callable[[], None]) -> None:
             leave(INTERRUPTED)
         except Exception:
             traceback.print_exc()
+            if several:
+                print(
+                    "If this is an error of communication, another process died: see its log, then "
+                    "start all of them again to resume",
+                    file=sys.stderr,
+                    flush=True,
+                )
             leave(1)
 
     app.run(wrapped, flags_parser=_parse)

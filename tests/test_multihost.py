@@ -42,8 +42,8 @@ def start(folder, mode, num_processes, process):
     if num_processes > 1:
         command += ["--multihost", f"--coordinator=localhost:{start.port}"]
         command += [f"--num_processes={num_processes}", f"--process_id={process}"]
-    log = open(f"{folder}_{process}.log", "a")  # noqa: SIM115 - the process closes it
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    with open(f"{folder}_{process}.log", "a") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
 
 
 def run(folder, mode, num_processes):
@@ -94,8 +94,10 @@ def test_two_processes_train_as_one_and_a_killed_one_stops_the_other(tmp_path):
         assert processes[0].poll() is None, log.read_text()[-3000:]
         time.sleep(0.1)
     processes[1].send_signal(signal.SIGKILL)
+    processes[1].wait()
     assert processes[0].wait(timeout=120) != 0
-    assert "another task died" in log.read_text()
+    # Told by segjax, or by JAX where no collective was under way.
+    assert any(f"another {what} died" in log.read_text() for what in ("process", "task"))
     run(folder, "jit", 2)
     assert_same_training(folder, expected)
     assert "step 16/16" in log.read_text()

@@ -8,6 +8,7 @@ the same batches; `plain` without a discriminator. Scores go to results/DATA_SEE
 validation split, and with --test of the test split as well. What is there is not trained again.
 """
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -95,14 +96,17 @@ def main(_: list[str]) -> None:
         root = quarter(root, Path(FLAGS.runs) / "quarter_data")
     base = folder / "base"
     for arm in ("base", *FLAGS.arms):
+        path = HERE / "results" / f"{data}_{seed}_{arm}.json"
+        content = json.loads(path.read_text()) if path.exists() else {}
         if arm == "base":
             config = base_config(data, seed, root)
         else:
             config = arm_config(data, seed, root, base, arm)
-        content = {"val": train.train_and_evaluate(config, folder / arm)[1]}
-        if FLAGS.test:
+        if "val" not in content:
+            content["val"] = train.train_and_evaluate(config, folder / arm)[1]
+        if FLAGS.test and arm != "base" and "test" not in content:
             content["test"] = evaluate.evaluate_run(folder / arm, "test")
-        write_json(HERE / "results" / f"{data}_{seed}_{arm}.json", content)
+        write_json(path, content)
 
 
 if __name__ == "__main__":
