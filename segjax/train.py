@@ -79,8 +79,11 @@ class Run:
             return fresh.with_variables(variables), [], Totals()
         if step is None:
             return fresh, [], Totals()
-        log.info("Resuming %s at step %d of %d", self.folder, step, self.total_steps)
         restored, progress = self.checkpoints.restore(fresh, step)
+        log.info(
+            "Resuming %s at step %d of %d, parameters %s",
+            *(self.folder, step, self.total_steps, fingerprint(jax.device_get(restored.params))),
+        )
         return restored, progress["history"], Totals.from_json(progress["totals"])
 
     def batches(self) -> Iterator[dict[str, jax.Array]]:
