@@ -101,11 +101,23 @@ def test_a_split_smaller_than_a_batch_trains():
 
 def test_evaluation_covers_every_example_once_and_fills_up_with_void():
     examples = fitted(Numbered(6))
-    batches = list(pipeline.eval_batches(examples, 4))
+    starts, batches = zip(*pipeline.eval_batches(examples, 4), strict=True)
+    assert starts == (0, 4)
     assert [batch["label"].shape for batch in batches] == [(4, 4, 6)] * 2
     assert numbers(*batches)[:6] == list(range(6))
     assert (batches[1]["label"][2:] == VOID).all()
     assert not any((row == VOID).any() for row in [*batches[0]["label"], *batches[1]["label"][:2]])
+
+
+def test_processes_share_every_evaluation_batch_and_take_as_many():
+    examples = fitted(Numbered(5))
+    shares = [list(pipeline.eval_batches(examples, 4, (i, 2))) for i in range(2)]
+    assert [[start for start, _ in share] for share in shares] == [[0, 4], [2, 6]]
+    first, second = ([batch for _, batch in share] for share in shares)
+    labelled = numbers(*first)[:3] + numbers(*second)[:2]
+    assert sorted(labelled) == list(range(5))
+    for empty in (first[1]["label"][1:], second[1]["label"]):
+        assert (empty == VOID).all()
 
 
 def test_pad_keeps_pixels_and_surrounds_them_with_void():
