@@ -104,7 +104,8 @@ def test_a_folder_becomes_files_that_a_viewer_shows_in_colour(trained, tmp_path)
         assert len(summary["skipped"]) == 1 and "broken.png" in summary["skipped"][0]
     assert json.loads((output / "summary.json").read_text()) == summary
     names = {str(p.relative_to(output)) for p in output.rglob("*.png")}
-    assert names == {"deep/a.png", "b.png.png", "b.jpg.png"}
+    masks = {"deep/a", "b.png", "b.jpg"}
+    assert names == {f"{mask}{end}.png" for mask in masks for end in ("", "_overlay")}
 
     mask = Image.open(output / "deep" / "a.png")
     model = predictor.load(folder)
