@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from ml_collections import ConfigDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -79,6 +80,7 @@ def assert_same_training(folder, expected):
         np.testing.assert_allclose(ours[step], theirs[step], rtol=tolerance, err_msg=tag)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_a_killed_one_stops_the_other(tmp_path):
     start.port = free_port()
     run(tmp_path / "one", "jit", 1)
