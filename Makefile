@@ -26,8 +26,9 @@ $(VENV)/.ready: requirements.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r $(VENV)/requirements.txt
 	touch $@
 
-$(VENV)/.ready-test: $(VENV)/.ready requirements-test.txt
+$(VENV)/.ready-test: $(VENV)/.ready requirements-test.txt requirements-onnx.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-onnx.txt
 	touch $@
 
 clean:

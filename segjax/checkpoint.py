@@ -140,7 +140,8 @@ class Checkpoints:
             kept = sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
             raise TrainingError(
                 f"{self.folder}: the checkpoint was not written ({reason}); those of the steps "
-                f"{kept} are intact. Mend the disk, and the same command goes on from there"
+                f"{kept} are intact. Mend the disk (or the packages: pip install -r "
+                "requirements.txt), and the same command goes on from there"
             ) from error
 
 

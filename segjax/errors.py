@@ -19,6 +19,10 @@ class TrainingError(SegjaxError):
     """Training cannot go on, because of its own numbers."""
 
 
+class ExportError(SegjaxError):
+    """An exported network that does not predict what it should."""
+
+
 class Interrupted(SegjaxError):
     """A signal asked the program to stop; everything is saved."""
 

@@ -1,10 +1,14 @@
-"""Segments images with a trained run: class ids as PNG, overlays, probabilities, a summary.
+"""Segments images or a video with a trained run, or with a file that segjax.export wrote.
 
   python -m segjax.predict --workdir runs/camvid-cpu --input photo.jpg --output out --overlay
   python -m segjax.predict --workdir runs/camvid-cpu --input 'photos/*.png' --output out
-  python -m segjax.predict --workdir runs/camvid-cpu --input photos --output out
+  python -m segjax.predict --model camvid.onnx --input photos --output out
+  python -m segjax.predict --workdir runs/camvid-cpu --input drive.mp4 --output out
+  python -m segjax.predict --workdir runs/camvid-cpu --input 0 --output out --show
 
-A folder is walked. A file that cannot be read is reported and skipped; the exit code is 1 then.
+Images become class ids as PNG, a video and a camera (by number) a video with the classes laid over
+it; summary.json has class shares and times. A folder is walked. A file that cannot be read is
+reported and skipped; the exit code is 1 then.
 """
 
 import glob
@@ -20,17 +24,29 @@ from segjax import cli
 from segjax.errors import ConfigError, DataError
 
 CHECKPOINTS = ("best", "latest")
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
 def define_flags() -> None:
     """The flags of this entry point."""
     flags.DEFINE_string("workdir", None, "The trained run.")
-    flags.DEFINE_string("input", None, "An image, a pattern such as 'photos/*.jpg', or a folder.")
+    flags.DEFINE_string("model", None, "In place of --workdir: a file that segjax.export wrote.")
+    flags.DEFINE_string(
+        "input",
+        None,
+        "An image, a pattern such as 'photos/*.jpg', a folder, a video, or a camera's number.",
+    )
     flags.DEFINE_string("output", None, "The folder that the results go to.")
     flags.DEFINE_enum("checkpoint", "best", CHECKPOINTS, "best (by validation mIoU) or latest.")
     flags.DEFINE_bool("overlay", False, "Also write NAME_overlay.png: the classes over the image.")
     flags.DEFINE_bool("probabilities", False, "Also write NAME.npz: probabilities, float16.")
-    flags.DEFINE_bool("flip", False, "Average with the mirrored image: slower, often better.")
+    flags.DEFINE_list(
+        "tta",
+        [],
+        "Average over flip (the mirrored image) and scales: --tta=flip,0.75,1.25. Slower.",
+    )
+    flags.DEFINE_float("smoothing", 0.0, "Of a video: share of the frames before, 0 to 1.")
+    flags.DEFINE_bool("show", False, "Of a video: also in a window.")
 
 
 def find_images(pattern: str, output: Path) -> dict[Path, Path]:
@@ -98,26 +114,16 @@ def predict_file(model: Any, path: Path, out: Path, overlay: bool, probabilities
     }
 
 
-def predict(
-    folder: str | Path,
-    pattern: str,
-    output: Path,
-    *,
-    checkpoint: str = "best",
-    overlay: bool = False,
-    probabilities: bool = False,
-    flip: bool = False,
+def predict_images(
+    model: Any, pattern: str, output: Path, *, overlay: bool = False, probabilities: bool = False
 ) -> dict[str, list]:
     """Segments every image of `pattern`; returns and writes summary.json: `images`, `skipped`."""
-    files = find_images(pattern, output)
     from tqdm import tqdm
 
-    from segjax import predictor
     from segjax.report import write_json
 
-    model = predictor.load(folder, checkpoint, flip)
     summary = {"images": [], "skipped": []}
-    for path, out in tqdm(files.items(), unit="image", disable=None):
+    for path, out in tqdm(find_images(pattern, output).items(), unit="image", disable=None):
         try:
             summary["images"].append(predict_file(model, path, out, overlay, probabilities))
         except DataError as error:
@@ -126,18 +132,78 @@ def predict(
     return summary
 
 
-def main() -> None:
-    """Predicts, and raises at the end what was skipped."""
+def predict_video(
+    model: Any, source: str, output: Path, *, smoothing: float = 0.0, show: bool = False
+) -> dict[str, Any]:
+    """Segments a video or a camera; returns and writes summary.json, see `video.segment_video`."""
+    from segjax.report import write_json
+    from segjax.video import segment_video
+
+    name = f"camera{source}" if source.isdigit() else Path(source).stem
+    result = output / f"{name}.mp4"
+    if result.resolve() == Path(source).resolve():
+        raise ConfigError(f"--output {output} would replace the video; choose another folder")
+    summary = segment_video(model, source, result, smoothing=smoothing, show=show)
+    write_json(output / "summary.json", summary)
+    return summary
+
+
+def _load() -> Any:
     values = flags.FLAGS
-    for name in ("workdir", "input", "output"):
-        if not values[name].value:
-            raise ConfigError(f"--{name} is missing; see --help")
-    options = {k: values[k].value for k in ("checkpoint", "overlay", "probabilities", "flip")}
-    summary = predict(values.workdir, values.input, Path(values.output), **options)
+    if bool(values.workdir) == bool(values.model):
+        raise ConfigError("give --workdir, the folder of a run, or --model, an exported file")
+    if values.model and not Path(values.model).is_file():
+        raise DataError(f"--model {values.model}: no such file")
+    if values.workdir and not Path(values.workdir).is_dir():
+        raise DataError(f"--workdir {values.workdir}: no such folder; train first")
+    from segjax import predictor
+
+    return predictor.load(values.model or values.workdir, values.checkpoint, values.tta)
+
+
+def _main_images() -> None:
+    values = flags.FLAGS
+    for name in ("show", "smoothing"):
+        if values[name].value:
+            raise ConfigError(f"--{name} is for a video; --input {values.input} is none")
+    find_images(values.input, Path(values.output))  # before the network is loaded
+    options = {name: values[name].value for name in ("overlay", "probabilities")}
+    summary = predict_images(_load(), values.input, Path(values.output), **options)
     print(f"{len(summary['images'])} images segmented, {len(summary['skipped'])} skipped: "
           f"{values.output}/summary.json")  # fmt: skip
     if summary["skipped"]:
         raise DataError("\n".join(["skipped:", *summary["skipped"]]))
+
+
+def _main_video() -> None:
+    values = flags.FLAGS
+    if values.probabilities:
+        raise ConfigError("--probabilities is for images; a video becomes an overlay")
+    options = {name: values[name].value for name in ("smoothing", "show")}
+    summary = predict_video(_load(), values.input, Path(values.output), **options)
+    frames, expected, latency = (summary[k] for k in ("frames", "expected_frames", "latency_ms"))
+    busy = ", ".join(f"{stage} {share:.0%}" for stage, share in summary["busy"].items())
+    print(f"{summary['output']}: {frames} frames, {summary['frames_per_s']} frames/s, latency "
+          f"{latency['p50']} ms (95 %: {latency['p95']} ms); at work: {busy}")  # fmt: skip
+    if summary["interrupted"]:
+        raise KeyboardInterrupt
+    if not frames or frames < expected:
+        raise DataError(
+            f"{values.input} ended after {frames} of {expected} frames: it is damaged or cut off"
+        )
+
+
+def main() -> None:
+    """Predicts, and raises at the end what was skipped."""
+    values = flags.FLAGS
+    for name in ("input", "output"):
+        if not values[name].value:
+            raise ConfigError(f"--{name} is missing; see --help")
+    is_camera = values.input.isdigit() and not Path(values.input).exists()
+    if is_camera or Path(values.input).suffix.lower() in VIDEO_SUFFIXES:
+        _main_video()
+    else:
+        _main_images()
 
 
 if __name__ == "__main__":

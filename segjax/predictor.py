@@ -10,20 +10,15 @@ overlap (Gaussian weights as in nnU-Net: Isensee et al., Nature Methods 2021). T
 of rows are kept at a time, so that an image may be far larger than all its scores would allow.
 """
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from segjax import models, workdir
-from segjax.checkpoint import Checkpoints
-from segjax.data.datasets import LabelTable
+from segjax import networks
 from segjax.data.pipeline import resize_image
+from segjax.networks import Network
 
 OVERLAP = 0.5  # of neighbouring tiles
 SIGMA = 0.125  # of the blending weights, over the tile's size
@@ -31,40 +26,25 @@ BATCH = 4  # tiles at once
 MAX_BAND = 2**26  # scores of a band of rows
 
 
-def load(folder: str | Path, checkpoint: str = "best", flip: bool = False) -> "Predictor":
-    """The network of a work directory.
+def load(path: str | Path, checkpoint: str = "best", tta: Sequence[str] = ()) -> "Predictor":
+    """The network of a work directory, or of a file that segjax.export wrote.
 
     Args:
-      checkpoint: best (by validation mIoU) or latest.
-      flip: average the scores of the image and of its mirror image.
+      checkpoint: best (by validation mIoU) or latest, of a work directory.
+      tta: what scores are averaged over, see `networks.averaged`: ("flip", "0.75").
     """
-    config, table, _ = workdir.load(Path(folder))
-    model = models.build(config.model, len(table.names))
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
-    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
-    like = {name: shapes[name] for name in ("params", "batch_stats")}
-    checkpoints = Checkpoints(folder, reads_only=True)
-    variables = checkpoints.restore_ema(like, checkpoints.find(checkpoint))
-    checkpoints.close()
-
-    def logits(images: jax.Array) -> jax.Array:
-        scores = model.apply(variables, images, train=False)
-        if flip:
-            scores += model.apply(variables, images[:, :, ::-1], train=False)[:, :, ::-1]
-        return scores
-
-    resizes = config.data.fit == "resize"
-    return Predictor(jax.jit(logits), table, tuple(config.data.size), resizes)
+    if Path(path).is_file():
+        network, _ = networks.read_file(path)
+    else:
+        network = networks.restore(path, checkpoint).network()
+    return Predictor(networks.averaged(network, tta) if tta else network)
 
 
 class Predictor:
-    """`logits` maps uint8 [BATCH or 1, *size, 3] to float32 [BATCH or 1, *size, C]."""
+    """A network that takes images of any size."""
 
-    def __init__(
-        self, logits: Any, table: LabelTable, size: tuple[int, int], resizes: bool
-    ) -> None:
-        self.table, self.size, self.resizes = table, size, resizes
-        self._logits = logits
+    def __init__(self, network: Network) -> None:
+        self.network, self.table = network, network.table
 
     def label(self, image: np.ndarray) -> np.ndarray:
         """Class ids, uint8 [H, W], of an image, uint8 [H, W, 3] RGB."""
@@ -87,10 +67,10 @@ class Predictor:
 
     def _bands(self, image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """First row and logits [n, W, C] of bands of rows, from top to bottom."""
-        return self._stretched(image) if self.resizes else self._tiled(image)
+        return self._stretched(image) if self.network.resizes else self._tiled(image)
 
     def _stretched(self, image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        logits = np.asarray(self._logits(resize_image(image, self.size)[None])[0])
+        logits = np.asarray(self.network.logits(resize_image(image, self.network.size)[None])[0])
         height, width = image.shape[:2]
         count = max(1, MAX_BAND // (width * logits.shape[-1]))
         for top in range(0, height, count):
@@ -101,15 +81,15 @@ class Predictor:
             share = (rows - above)[:, None, None].astype(np.float32)
             below = np.minimum(above + 1, len(logits) - 1)
             band = (1 - share) * logits[above] + share * logits[below]
-            size = (width, len(band))
-            planes = [cv2.resize(band[..., c], size) for c in range(band.shape[-1])]
-            yield top, np.stack(planes, axis=-1)
+            yield top, cv2.resize(band, (width, len(band)))
 
     def _tiled(self, image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        height, width = self.size
-        missing = [max(0, n - m) for n, m in zip(self.size, image.shape[:2], strict=True)]
-        shape, image = image.shape[:2], np.pad(image, [(0, n) for n in missing] + [(0, 0)], "edge")
-        tops, lefts = (_starts(n, m) for n, m in zip(image.shape[:2], self.size, strict=True))
+        shape, size = image.shape[:2], self.network.size
+        height, width = size
+        missing = [max(0, n - m) for n, m in zip(size, shape, strict=True)]
+        if any(missing):
+            image = np.pad(image, [(0, n) for n in missing] + [(0, 0)], "edge")
+        tops, lefts = (_starts(n, m) for n, m in zip(image.shape[:2], size, strict=True))
         weight = _bell(height)[:, None, None] * _bell(width)[:, None]
         band = np.zeros((height, image.shape[1], len(self.table.names)), np.float32)
         total = np.zeros((height, image.shape[1], 1), np.float32)
@@ -130,7 +110,7 @@ class Predictor:
         for first in range(0, len(tiles), BATCH):
             batch = tiles[first : first + BATCH]
             filled = np.stack(batch + batch[:1] * (BATCH - len(batch)))
-            yield from np.asarray(self._logits(filled))[: len(batch)]
+            yield from np.asarray(self.network.logits(filled))[: len(batch)]
 
 
 def _starts(length: int, tile: int) -> list[int]:

@@ -50,7 +50,7 @@ def as_json(config: ConfigDict) -> dict:
     return json.loads(config.to_json_best_effort())
 
 
-def free_of(config: ConfigDict) -> dict:
+def deciding_fields(config: ConfigDict) -> dict:
     """The fields of a configuration that decide what a run computes."""
     fields = _flatten(as_json(config))
     return {name: value for name, value in sorted(fields.items()) if name not in FREE}

@@ -173,14 +173,6 @@ def test_the_discriminator_has_won_far_below_chance_only(objective):
     assert adversarial.has_won(objective, chance * adversarial.WON * 0.99)
 
 
-def test_the_defaults_and_their_limits_are_accepted():
-    adversarial.check(common.get_config().gan)
-    for objective in UNDECIDED:
-        adversarial.check(
-            config(objective=objective, weight=0.0, ramp_epochs=0.0, softening=1.0, momentum=0.0)
-        )
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [

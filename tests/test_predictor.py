@@ -13,6 +13,7 @@ from test_train import write_folder
 from segjax import predict, predictor, steps, train
 from segjax.data.shapes import table
 from segjax.errors import ConfigError, DataError
+from segjax.networks import Network
 
 CLASSES = 21
 SIZES = [(32, 32), (20, 30), (48, 64), (65, 33), (1, 1), (100, 7)]
@@ -29,7 +30,7 @@ def pixelwise(images):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_tiles_of_a_pixelwise_function_give_what_the_whole_image_gives(size):
-    model = predictor.Predictor(jax.jit(pixelwise), table(), (32, 32), resizes=False)
+    model = predictor.Predictor(Network(jax.jit(pixelwise), table(), (32, 32), resizes=False))
     image = image_of(size)
     whole = pixelwise(image[None])[0]
     np.testing.assert_array_equal(model.label(image), whole.argmax(-1))
@@ -38,7 +39,7 @@ def test_tiles_of_a_pixelwise_function_give_what_the_whole_image_gives(size):
 
 def test_resized_images_get_the_logits_that_the_evaluator_computes(monkeypatch):
     logits = jax.random.normal(jax.random.key(0), (1, 32, 32, CLASSES))
-    model = predictor.Predictor(lambda images: logits, table(), (32, 32), resizes=True)
+    model = predictor.Predictor(Network(lambda images: logits, table(), (32, 32), resizes=True))
     for size in SIZES:
         expected = steps.to_label_size(logits, jnp.array([size]), size)[0]
         for band in (2**26, 500):
@@ -55,7 +56,7 @@ def test_one_compilation_serves_fifty_sizes():
         return pixelwise(images)
 
     for resizes in (True, False):
-        model = predictor.Predictor(jax.jit(counted), table(), (32, 32), resizes)
+        model = predictor.Predictor(Network(jax.jit(counted), table(), (32, 32), resizes))
         for seed in range(50):
             size = np.random.default_rng(seed).integers(1, 100, 2)
             assert model.label(image_of(size, seed)).shape == tuple(size)
@@ -84,7 +85,7 @@ def test_predictions_are_the_evaluator_s(trained):
         truth = cv2.imread(str(data / "val" / "masks" / path.name), cv2.IMREAD_GRAYSCALE)
         right, total = right + (label == truth).sum(), total + label.size
     assert right / total == pytest.approx(report["pixel_accuracy"], abs=1e-3)
-    flipped = predictor.load(folder, flip=True)
+    flipped = predictor.load(folder, tta=["flip"])
     image = image_of((20, 30))
     np.testing.assert_array_equal(flipped.label(image[:, ::-1]), flipped.label(image)[:, ::-1])
 
@@ -99,7 +100,9 @@ def test_a_folder_becomes_files_that_a_viewer_shows_in_colour(trained, tmp_path)
     (images / "broken.png").write_bytes(b"no image")
     output = images / "out"
     for _ in range(2):  # a second time its own results are not its input
-        summary = predict.predict(folder, str(images), output, overlay=True, probabilities=True)
+        summary = predict.predict_images(
+            predictor.load(folder), str(images), output, overlay=True, probabilities=True
+        )
         assert len(summary["images"]) == 3
         assert len(summary["skipped"]) == 1 and "broken.png" in summary["skipped"][0]
     assert json.loads((output / "summary.json").read_text()) == summary

@@ -38,10 +38,11 @@ CONFIG = {
     "data.allow_missing_classes": True,
     "model.decoder_channels": "(8,8,8,8,8)",
     "batch_size": 4,
-    "num_epochs": 12,
+    "num_epochs": 48,
     "log_every": 5,
 }
 GAN = {"gan.objective": "hinge", "gan.channels": "(8,16)", "gan.start_epoch": 4}
+MOST_LINES = 8  # in TensorBoard, of a life; an epoch writes five
 NOT_REPEATED = {"train/images_per_s", "train/data_wait"}
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("kills", 30, "How often to kill.")
@@ -65,14 +66,17 @@ def finish(folder: Path) -> None:
 def kill_often(folder: Path) -> list[str]:
     """Starts and kills; returns what each process was writing when it died."""
     rng, moments = random.Random(FLAGS.seed), []
+
+    def written() -> int:
+        return sum(p.stat().st_size for p in folder.glob("tensorboard/*"))
+
     while len(moments) < FLAGS.kills:
-        events = sum(p.stat().st_size for p in folder.glob("tensorboard/*"))
         process = start(folder)
-        while process.poll() is None and events == sum(
-            p.stat().st_size for p in folder.glob("tensorboard/*")
-        ):
-            time.sleep(0.02)  # until it trains: most of a short life is the start
-        time.sleep(rng.uniform(0, 1.5))
+        for _ in range(rng.randint(1, MOST_LINES)):
+            size = written()
+            while process.poll() is None and written() == size:
+                time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
         if process.wait() == 0:
             sys.exit("the training ended before it was killed often enough; train longer")

@@ -68,7 +68,8 @@ class UNet(nn.Module):
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
         height, width = image.shape[1:3]
         x = (image.astype(jnp.float32) - jnp.array(self.mean)) / jnp.array(self.std)
-        x = jnp.pad(x, ((0, 0), (0, -height % STRIDE), (0, -width % STRIDE), (0, 0)))
+        below, right = (-(-n // STRIDE) * STRIDE - n for n in (height, width))
+        x = jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0)))
         features = self.encoder(x.astype(self.dtype), train and not self.freeze_encoder)
         if self.freeze_encoder:
             features = jax.lax.stop_gradient(features)

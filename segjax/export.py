@@ -1,0 +1,224 @@
+"""Writes a trained network as one file, to run without segjax: StableHLO or ONNX.
+
+  python -m segjax.export --workdir runs/camvid-cpu --format stablehlo --output camvid.zip --verify
+  python -m segjax.export --workdir runs/camvid-cpu --format onnx --output camvid.onnx --verify
+
+In goes `image`, uint8 [batch, height, width, 3] RGB; out come `label`, uint8 [batch, height,
+width], and `probabilities`, float32 [batch, height, width, classes]. Normalisation and padding are
+inside. StableHLO takes any height and width; ONNX those that the network was trained on, and any
+batch. A run that resizes its images was trained on `size` in the metadata: stretch them to it.
+
+`segjax.predict --model FILE` does that, and takes files of either format in place of a run.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from segjax import cli
+from segjax.errors import ConfigError, ExportError
+
+if TYPE_CHECKING:
+    from segjax.networks import Trained
+
+FORMATS = ("stablehlo", "onnx")
+CHECKPOINTS = ("best", "latest")
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+OPSET = 18  # of ONNX: TensorRT 10 and ONNX Runtime 1.14 know it
+MAX_DIFFERENCE = 1e-3  # share of pixels of another class
+MAX_MEAN_IOU_CHANGE = 1e-3
+
+
+def define_flags() -> None:
+    """The flags of this entry point."""
+    flags.DEFINE_string("workdir", None, "The trained run.")
+    flags.DEFINE_enum("checkpoint", "best", CHECKPOINTS, "best (by validation mIoU) or latest.")
+    flags.DEFINE_enum("format", "stablehlo", FORMATS, "stablehlo or onnx.")
+    flags.DEFINE_string("output", None, "The file to write.")
+    flags.DEFINE_bool("verify", False, "Compare with the run on its validation images.")
+    flags.DEFINE_string("data_root", None, "Where the data are, if not where they were.")
+
+
+def metadata(trained: "Trained") -> dict[str, Any]:
+    """What a file says of its network, as JSON holds it."""
+    from segjax import workdir
+    from segjax.state import fingerprint
+
+    config = workdir.as_json(trained.config)
+    canonical = json.dumps(config, sort_keys=True).encode()
+    return {
+        "input": "image: uint8 [batch, height, width, 3], RGB",
+        "outputs": ["label: uint8 [batch, height, width]",
+                    "probabilities: float32 [batch, height, width, classes]"],
+        "table": json.loads(trained.table.to_json()),
+        "size": config["data"]["size"],
+        "fit": config["data"]["fit"],
+        "mean": config["model"]["mean"],
+        "std": config["model"]["std"],
+        "step": trained.step,
+        "parameters": fingerprint(trained.variables["params"]),
+        "config_sha256": hashlib.sha256(canonical).hexdigest(),
+    }  # fmt: skip
+
+
+def to_stablehlo(trained: "Trained", path: Path) -> None:
+    """Writes a zip file with the program (`jax.export`, every platform) and metadata.json."""
+    import jax
+    from jax import export
+
+    from segjax import networks
+
+    shape = export.symbolic_shape("batch, height, width, 3")
+    image = jax.ShapeDtypeStruct(shape, "uint8")
+    program = export.export(jax.jit(lambda x: _outputs(trained.logits(x))), platforms=PLATFORMS)
+    content = (program(image).serialize(), json.dumps(metadata(trained), indent=2))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, member in zip(networks.MEMBERS, content, strict=True):
+            file.writestr(name, member)
+
+
+def to_onnx(trained: "Trained", path: Path) -> None:
+    """Writes an ONNX file with metadata; ConfigError where jax2onnx is not installed."""
+    import flax.linen as nn
+    import jax
+    from jax import export
+
+    from segjax import networks
+    from segjax.models import layers
+
+    try:
+        from jax2onnx import to_onnx as convert
+    except ImportError as error:
+        raise ConfigError(
+            "--format onnx: pip install --no-deps -r requirements-onnx.txt"
+        ) from error
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+
+    def outputs(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        with nn.intercept_methods(layers.as_convolution):
+            return tuple(_outputs(trained.logits(image)).values())
+
+    height, width = trained.config.data.size
+    shape = export.symbolic_shape(f"batch, {height}, {width}, 3")
+    model = convert(
+        outputs,
+        [jax.ShapeDtypeStruct(shape, "uint8")],
+        model_name="segjax",
+        opset=OPSET,
+        input_names=["image"],
+        output_names=["label", "probabilities"],
+    )
+    del model.graph.value_info[:]  # shapes inside, which jax2onnx gives in another order of axes
+    entry = model.metadata_props.add()
+    entry.key, entry.value = networks.METADATA_KEY, json.dumps(metadata(trained))
+    path.write_bytes(model.SerializeToString())
+
+
+def _outputs(logits: Any) -> dict[str, Any]:
+    import jax
+
+    return {
+        "label": logits.argmax(-1).astype("uint8"),
+        "probabilities": jax.nn.softmax(logits),
+    }
+
+
+def compare(trained: "Trained", path: Path, data_root: str | None = None) -> dict[str, float]:
+    """A run and an exported file on all validation images, at their own resolution.
+
+    Returns:
+      `images`, `different` (share of the pixels), `mean_iou` and `exported_mean_iou`.
+    """
+    import numpy as np
+    from tqdm import tqdm
+
+    from segjax import iou, networks
+    from segjax.data import check
+    from segjax.predictor import Predictor
+
+    config = trained.config.data.copy_and_resolve_references()
+    config.update(root=data_root or config.root, allow_missing_classes=True)
+    source = check.usable(config, "val", check.check(config, splits=("val",)))
+    exported, _ = networks.read_file(path)
+    models = Predictor(trained.network()), Predictor(exported)
+    different = total = 0
+    confusion = np.zeros((2, len(trained.table.names), len(trained.table.names)), np.int64)
+    for i in tqdm(range(len(source)), unit="image", disable=None):
+        example = source[i]
+        labels = [model.label(example["image"]) for model in models]
+        different, total = different + (labels[0] != labels[1]).sum(), total + labels[0].size
+        confusion += [iou.confusion_matrix(example["label"], x, confusion.shape[1]) for x in labels]
+    scores = [float(iou.metrics(matrix)["mean_iou"]) for matrix in confusion]
+    return {
+        "images": len(source),
+        "different": float(different / total),
+        "mean_iou": scores[0],
+        "exported_mean_iou": scores[1],
+    }
+
+
+def export_run(
+    folder: str | Path,
+    output: str | Path,
+    format: str = "stablehlo",
+    *,
+    checkpoint: str = "best",
+    verify: bool = False,
+    data_root: str | None = None,
+) -> dict[str, float]:
+    """Exports a run, in float32; returns the comparison, empty without `verify`.
+
+    Raises ExportError, and writes no file, where the exported network predicts something else.
+    """
+    from segjax import networks
+
+    trained, output = networks.restore(folder, checkpoint, dtype="float32"), Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = output.with_name(f".{output.name}.tmp")
+    try:
+        {"stablehlo": to_stablehlo, "onnx": to_onnx}[format](trained, unfinished)
+        result = compare(trained, unfinished, data_root) if verify else {}
+        if result:
+            _judge(result, output)
+        os.replace(unfinished, output)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return result
+
+
+def _describe(result: dict[str, float]) -> str:
+    text = "{images} validation images: {different:.3%} of the pixels differ, mIoU {mean_iou:.4f}, "
+    return (text + "exported {exported_mean_iou:.4f}").format(**result)
+
+
+def _judge(result: dict[str, float], output: Path) -> None:
+    change = abs(result["mean_iou"] - result["exported_mean_iou"])
+    if result["different"] > MAX_DIFFERENCE or change > MAX_MEAN_IOU_CHANGE:
+        raise ExportError(
+            f"{output} was not written: it does not predict what the run does. On "
+            f"{_describe(result)}; at most {MAX_DIFFERENCE:.1%} and {MAX_MEAN_IOU_CHANGE} may differ"
+        )
+
+
+def main() -> None:
+    """Exports, and says what was written."""
+    values = flags.FLAGS
+    for name in ("workdir", "output"):
+        if not values[name].value:
+            raise ConfigError(f"--{name} is missing; see --help")
+    options = {name: values[name].value for name in ("checkpoint", "verify", "data_root")}
+    result = export_run(values.workdir, values.output, values.format, **options)
+    print(f"{values.output}: {Path(values.output).stat().st_size / 2**20:.1f} MiB")
+    if result:
+        print(f"Verified on {_describe(result)}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

@@ -1,0 +1,162 @@
+"""A trained network as a function of images, from a work directory or from an exported file."""
+
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+from ml_collections import ConfigDict
+
+from segjax import models, workdir
+from segjax.checkpoint import Checkpoints
+from segjax.data.datasets import LabelTable
+from segjax.errors import ConfigError, DataError
+from segjax.models.unet import UNet
+
+STABLEHLO, ONNX = "stablehlo", "onnx"
+MEMBERS = ("model.stablehlo", "metadata.json")  # of the zip file that a StableHLO export is
+METADATA_KEY = "segjax"  # of the metadata in an ONNX file
+SMALLEST = float(np.finfo(np.float32).tiny)
+
+
+class Network(NamedTuple):
+    """What predicts, wherever it came from.
+
+    logits: uint8 [B, h, w, 3] RGB to float32 [B, h, w, C], up to a constant in every pixel.
+    size: h and w that it was trained on.
+    resizes: images are stretched to `size`; otherwise they keep their pixels.
+    fixed_size: it takes no other (ONNX).
+    """
+
+    logits: Callable[[Any], Any]
+    table: LabelTable
+    size: tuple[int, int]
+    resizes: bool
+    fixed_size: bool = False
+
+
+class Trained(NamedTuple):
+    """A checkpoint of a run: the model and its averaged variables, params and batch_stats."""
+
+    model: UNet
+    variables: dict[str, Any]
+    config: ConfigDict
+    table: LabelTable
+    step: int
+
+    def logits(self, images: jax.Array) -> jax.Array:
+        """The network's function, uint8 [B, h, w, 3] to float32 [B, h, w, C]."""
+        return self.model.apply(self.variables, images, train=False)
+
+    def network(self) -> Network:
+        """The function, compiled, with what prediction has to know."""
+        data = self.config.data
+        return Network(jax.jit(self.logits), self.table, tuple(data.size), data.fit == "resize")
+
+
+def restore(folder: str | Path, checkpoint: str = "best", dtype: str | None = None) -> Trained:
+    """The `best` or `latest` checkpoint of a work directory; DataError where there is none.
+
+    dtype: what it computes in; by default what it was trained in.
+    """
+    config, table, _ = workdir.load(Path(folder))
+    config.model.dtype = dtype or config.model.dtype
+    model = models.build(config.model, len(table.names))
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
+    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
+    like = {name: shapes[name] for name in ("params", "batch_stats")}
+    checkpoints = Checkpoints(folder, reads_only=True)
+    step = checkpoints.find(checkpoint)
+    variables = checkpoints.restore_ema(like, step)
+    checkpoints.close()
+    return Trained(model, variables, config, table, step)
+
+
+def read_file(path: str | Path) -> tuple[Network, dict[str, Any]]:
+    """The network in a file that segjax.export wrote, of either format, and its metadata.
+
+    Raises:
+      DataError: where it is not such a file.
+      ConfigError: where ONNX Runtime is needed and not installed.
+    """
+    try:
+        is_onnx = not zipfile.is_zipfile(path)
+        probabilities, metadata = (_read_onnx if is_onnx else _read_stablehlo)(Path(path))
+        table = LabelTable.from_json(json.dumps(metadata["table"]), str(path))
+        size, resizes = tuple(metadata["size"]), metadata["fit"] == "resize"
+    except (OSError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path} is not a file that segjax.export wrote ({reason})") from error
+
+    def logits(images: Any) -> Any:
+        # But for a constant in every pixel, which moves no class and no average over pixels.
+        return jnp.log(jnp.maximum(probabilities(images), SMALLEST))
+
+    network = Network(logits if is_onnx else jax.jit(logits), table, size, resizes, is_onnx)
+    return network, metadata
+
+
+def _read_stablehlo(path: Path) -> tuple[Callable[[Any], Any], dict[str, Any]]:
+    with zipfile.ZipFile(path) as file:
+        program, metadata = (file.read(name) for name in MEMBERS)
+    call = export.deserialize(bytearray(program)).call
+    return lambda images: call(images)["probabilities"], json.loads(metadata)
+
+
+def _read_onnx(path: Path) -> tuple[Callable[[Any], Any], dict[str, Any]]:
+    content = path.read_bytes()
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise ConfigError(f"{path}: to run ONNX files, pip install onnxruntime") from error
+    try:
+        session = ort.InferenceSession(content, providers=ort.get_available_providers())
+    except Exception as error:  # ONNX Runtime's own errors have no public parent
+        raise ValueError(error) from error
+    metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA_KEY])
+    return lambda images: session.run(["probabilities"], {"image": np.asarray(images)})[0], metadata
+
+
+def averaged(network: Network, tta: Sequence[str]) -> Network:
+    """The mean of a network's logits over changes of its input (test-time augmentation).
+
+    tta: beside the image itself, `flip` adds the mirrored one, and a number such as `0.75` the
+      image at that scale. ConfigError for anything else, and for scales where the size is fixed.
+    """
+    given = f"--tta={','.join(tta)}"
+    try:
+        scales = [1.0, *(float(name) for name in tta if name != "flip")]
+    except ValueError as error:
+        raise ConfigError(f"{given}: give flip, scales, or both, such as flip,0.75") from error
+    if not all(0.1 <= scale <= 10 for scale in scales):
+        raise ConfigError(f"{given}: scales go from 0.1 to 10")
+    if network.fixed_size and len(scales) > 1:
+        raise ConfigError(f"{given}: an ONNX file has one size; only --tta=flip works with it")
+
+    def logits(images: Any) -> jax.Array:
+        total = 0.0
+        for scale in scales:
+            scaled = _resized(images, scale)
+            scores = network.logits(scaled)
+            if "flip" in tta:
+                scores += network.logits(scaled[:, :, ::-1])[:, :, ::-1]
+            shape = (*images.shape[:3], scores.shape[-1])
+            total += jax.image.resize(scores, shape, "linear")
+        return total
+
+    return network._replace(logits=logits if network.fixed_size else jax.jit(logits))
+
+
+def _resized(images: jax.Array, scale: float) -> jax.Array:
+    if scale == 1:
+        return images
+    batch, height, width, channels = images.shape
+    shape = (batch, max(1, round(height * scale)), max(1, round(width * scale)), channels)
+    resized = jax.image.resize(jnp.float32(images), shape, "linear")
+    return resized.round().astype(jnp.uint8)

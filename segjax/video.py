@@ -1,0 +1,292 @@
+"""A video or a camera, segmented as it plays: decoding, the network and encoding overlap.
+
+Each of the three runs in a thread of its own and hands on what it has made through a short queue,
+so that the slowest sets the pace and no more than a few frames are held.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from typing import Any, NamedTuple
+
+import cv2
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from segjax.data.pipeline import resize_image
+from segjax.errors import ConfigError, DataError
+from segjax.networks import Network
+from segjax.predictor import Predictor
+from segjax.report import make_parent
+
+CODEC = "mp4v"  # what OpenCV can write into .mp4 everywhere
+DEFAULT_RATE = 30.0  # frames/s, where a camera does not tell
+AHEAD = 4  # frames decoded before they are needed
+IN_FLIGHT = 2  # frames in the network
+WINDOW = "segjax (q ends)"
+
+Score = Callable[[np.ndarray], jax.Array]
+
+
+class Frame(NamedTuple):
+    """image: uint8 [H, W, 3] RGB; start: when its decoding began, in s."""
+
+    image: np.ndarray
+    start: float
+
+
+class Stages:
+    """How long each stage was at work, in s."""
+
+    def __init__(self) -> None:
+        self.busy = {"decode": 0.0, "network": 0.0, "encode": 0.0}
+
+    @contextmanager
+    def working(self, stage: str) -> Iterator[None]:
+        """Adds the time within."""
+        start = time.perf_counter()
+        yield
+        self.busy[stage] += time.perf_counter() - start
+
+
+def ahead(items: Iterator[Any], size: int) -> Iterator[Any]:
+    """The items of a generator, made in another thread, at most `size` before they are asked for.
+
+    Its exceptions are raised here; closing this closes it.
+    """
+    queue, stop, end = Queue(size), Event(), object()
+
+    def put(item: Any) -> None:
+        while not stop.is_set():
+            try:
+                return queue.put(item, timeout=0.1)
+            except Full:
+                continue
+
+    def work() -> None:
+        error = None
+        try:
+            with closing(items):
+                for item in items:
+                    put(item)
+                    if stop.is_set():
+                        break
+        except Exception as raised:
+            error = raised
+        put((end, error))
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                item = queue.get(timeout=0.1)  # a wait without end would not see Ctrl-C
+            except Empty:
+                continue
+            if isinstance(item, tuple) and item[0] is end:
+                if item[1] is not None:
+                    raise item[1]
+                return
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+def segment_video(
+    model: Predictor,
+    source: str,
+    output: Path,
+    *,
+    smoothing: float = 0.0,
+    show: bool = False,
+) -> dict[str, Any]:
+    """Writes the video with its classes laid over it; Ctrl-C and a vanished camera end it well.
+
+    Args:
+      source: a file, or the number of a camera.
+      output: an .mp4 file.
+      smoothing: share of the frames before in the probabilities, 0 (none) to 1.
+      show: also in a window.
+
+    Returns:
+      frames, expected_frames (0 for a camera), frames_per_s, latency_ms (p50, p95), the share of
+      the time that each stage worked, class_shares, and interrupted: whether by Ctrl-C or the
+      window's q.
+    """
+    if not 0 <= smoothing < 1:
+        raise ConfigError(f"--smoothing is {smoothing}; give at least 0 and less than 1")
+    stages = Stages()
+    with ExitStack() as stack:
+        capture, shape = _open(source)
+        stack.callback(capture.release)
+        size = _network_size(model.network, shape)
+        score = _warmed_up(model.network, size, smoothing)
+        writer = _open_writer(output, capture.get(cv2.CAP_PROP_FPS) or DEFAULT_RATE, shape)
+        stack.callback(writer.release)
+        if show:
+            _open_window()
+            stack.callback(cv2.destroyAllWindows)
+        frames = ahead(_decode(capture, shape, stages), AHEAD)
+        scored = ahead(_scored(frames, score, size, stages), 1)
+        stack.enter_context(closing(scored))
+        expected = 0 if source.isdigit() else max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        result = _write(model, scored, writer, expected, show, stages)
+    return {
+        "input": source,
+        "output": str(output),
+        "size": list(shape),
+        "expected_frames": expected,
+        **result,
+    }
+
+
+def _open(source: str) -> tuple[cv2.VideoCapture, tuple[int, int]]:
+    """The capture, and height and width of its frames."""
+    is_camera = source.isdigit()
+    if not is_camera and not Path(source).is_file():
+        raise DataError(f"--input {source}: no such video")
+    capture = cv2.VideoCapture(int(source) if is_camera else source)
+    shape = tuple(
+        int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH)
+    )
+    if not capture.isOpened() or min(shape) < 1:
+        capture.release()
+        if is_camera:
+            raise DataError(f"--input {source}: there is no camera of this number, or it is in use")
+        raise DataError(f"{source} cannot be read as a video: it is damaged, cut off, or none")
+    return capture, shape
+
+
+def _network_size(network: Network, shape: tuple[int, int]) -> tuple[int, int]:
+    """What frames of `shape` are resized to: a network that keeps pixels takes them whole."""
+    if network.resizes:
+        return network.size
+    if network.fixed_size and network.size != shape:
+        height, width = network.size
+        raise ConfigError(
+            f"the frames are {shape[0]}×{shape[1]}, and this ONNX file takes {height}×{width}; use "
+            "the run itself or a StableHLO file"
+        )
+    return shape
+
+
+def _warmed_up(network: Network, size: tuple[int, int], smoothing: float) -> Score:
+    """Compiles before the first frame; returns the function from an input to its scores."""
+    previous = None
+
+    @jax.jit
+    def smooth(previous: jax.Array, logits: jax.Array) -> jax.Array:
+        return smoothing * previous + (1 - smoothing) * jax.nn.softmax(logits)
+
+    def score(image: np.ndarray) -> jax.Array:
+        nonlocal previous
+        logits = network.logits(image[None])[0]
+        if smoothing:
+            logits = jax.nn.softmax(logits) if previous is None else smooth(previous, logits)
+            previous = logits
+        return logits
+
+    blank = np.zeros((*size, 3), np.uint8)
+    for _ in range(3):
+        np.asarray(score(blank))
+    previous = None
+    return score
+
+
+def _open_writer(output: Path, rate: float, shape: tuple[int, int]) -> cv2.VideoWriter:
+    code = cv2.VideoWriter_fourcc(*CODEC)
+    writer = cv2.VideoWriter(str(make_parent(output)), code, rate, shape[::-1])
+    if not writer.isOpened():
+        raise DataError(f"{output} cannot be written as a video; choose another --output")
+    return writer
+
+
+def _open_window() -> None:
+    try:
+        cv2.namedWindow(WINDOW)
+    except cv2.error as error:
+        raise ConfigError(
+            "--show: this OpenCV has no windows; pip uninstall opencv-python-headless and pip "
+            "install opencv-python"
+        ) from error
+
+
+def _decode(capture: cv2.VideoCapture, shape: tuple[int, int], stages: Stages) -> Iterator[Frame]:
+    while True:
+        with stages.working("decode"):
+            start = time.perf_counter()
+            found, image = capture.read()
+            if found:
+                image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+                image = image if image.shape[:2] == shape else resize_image(image, shape)
+        if not found:
+            return
+        yield Frame(image, start)
+
+
+def _scored(
+    frames: Iterator[Frame], score: Score, size: tuple[int, int], stages: Stages
+) -> Iterator[tuple[Frame, np.ndarray]]:
+    """Frames with their scores, float32 [h, w, C]."""
+    in_flight: deque = deque()
+    with closing(frames):
+        for frame in frames:
+            with stages.working("network"):
+                resized = frame.image.shape[:2] != size
+                image = resize_image(frame.image, size) if resized else frame.image
+                in_flight.append((frame, score(image)))
+                done = in_flight.popleft() if len(in_flight) == IN_FLIGHT else None
+                done = done and (done[0], np.asarray(done[1]))
+            if done:
+                yield done
+        for frame, scores in in_flight:
+            yield frame, np.asarray(scores)
+
+
+def _write(
+    model: Predictor,
+    scored: Iterator[tuple[Frame, np.ndarray]],
+    writer: cv2.VideoWriter,
+    expected: int,
+    show: bool,
+    stages: Stages,
+) -> dict[str, Any]:
+    """Lays the classes over the frames and writes them, until they end or someone ends them."""
+    latencies, interrupted = [], False
+    counts = np.zeros(len(model.table.names), np.int64)
+    bar = tqdm(total=expected or None, unit="frame", disable=None)
+    begin = time.perf_counter()
+    try:
+        for frame, scores in scored:
+            with stages.working("encode"):
+                label = cv2.resize(scores, frame.image.shape[1::-1]).argmax(-1).astype(np.uint8)
+                picture = cv2.cvtColor(model.overlay(frame.image, label), cv2.COLOR_RGB2BGR)
+                writer.write(picture)
+                counts += np.bincount(label.ravel(), minlength=len(counts))
+            latencies.append(time.perf_counter() - frame.start)
+            bar.update()
+            if show:
+                cv2.imshow(WINDOW, picture)
+                if cv2.waitKey(1) == ord("q"):
+                    interrupted = True
+                    break
+    except KeyboardInterrupt:
+        interrupted = True
+    seconds = time.perf_counter() - begin
+    bar.close()
+    p50, p95 = np.percentile(latencies, (50, 95)) if latencies else (0, 0)
+    shares = counts / max(1, counts.sum())
+    return {
+        "frames": len(latencies),
+        "interrupted": interrupted,
+        "frames_per_s": round(len(latencies) / seconds, 2),
+        "latency_ms": {"p50": round(1000 * p50, 1), "p95": round(1000 * p95, 1)},
+        "busy": {stage: round(busy / seconds, 3) for stage, busy in stages.busy.items()},
+        "class_shares": dict(zip(model.table.names, shares.round(6).tolist(), strict=True)),
+    }
