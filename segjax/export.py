@@ -201,8 +201,8 @@ def _judge(result: dict[str, float], output: Path) -> None:
     change = abs(result["mean_iou"] - result["exported_mean_iou"])
     if result["different"] > MAX_DIFFERENCE or change > MAX_MEAN_IOU_CHANGE:
         raise ExportError(
-            f"{output} was not written: it does not predict what the run does. On "
-            f"{_describe(result)}; at most {MAX_DIFFERENCE:.1%} and {MAX_MEAN_IOU_CHANGE} may differ"
+            f"{output} was not written: it predicts something else than the run. On "
+            f"{_describe(result)}; allowed are {MAX_DIFFERENCE:.1%} and {MAX_MEAN_IOU_CHANGE}"
         )
 
 
