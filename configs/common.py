@@ -54,7 +54,7 @@ def _data() -> ConfigDict:
     data.num_val = 200
     # Train although a class has no pixel in the training split.
     data.allow_missing_classes = False
-    # An image or mask that cannot be used: raise, or skip it, counted and named in the log.
+    # An image or mask that cannot be used, or has no partner: raise, or skip it, counted and named.
     data.on_error = "raise"
     data.num_threads = 8
     # Decoded examples are kept in memory if a split takes no more than this.

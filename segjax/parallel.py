@@ -7,7 +7,7 @@ several processes (`jax.distributed`) every one has some of the devices, and fee
 
 import hashlib
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -51,6 +51,11 @@ class Parallel:
         self.devices = devices or jax.devices()
         self.process = jax.process_index(), jax.process_count()
         self._local = [d for d in self.devices if d.process_index == self.process[0]]
+        counts = Counter(d.process_index for d in self.devices)
+        if len(set(counts.values())) > 1:
+            raise ConfigError(
+                f"the processes have {sorted(counts.values())} devices; give all of them as many"
+            )
         if mode == "auto":
             mode = "pmap" if len(self.devices) > 1 else "jit"
         self.mode = mode

@@ -39,9 +39,8 @@ class Run:
         data = check.check(config.data, cache=folder / "data.json")
         self.table, counts = data.table, data.pixel_counts["train"]
         log.info("%s\n%s", self.table.describe(), check.format_report(data))
-        same = (
-            f"{workdir.deciding_fields(config)} {data.num_images} {data.skipped} {counts.tolist()}"
-        )
+        fields = self.devices.mode, workdir.deciding_fields(config)
+        same = f"{fields} {data.num_images} {data.skipped} {counts.tolist()}"
         self.devices.require_same(same, "the configuration or the data")
         workdir.save_table(folder, self.table, counts, writes)
 

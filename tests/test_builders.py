@@ -45,7 +45,7 @@ def prepared(raw, tmp_path_factory):
 
 def config_of(source, root, **changes):
     fields = {"source": source, "root": str(root), "name": "camvid", "classes": "camvid"}
-    fields |= {"image_key": "image", "label_key": "label"}
+    fields |= {"on_error": "raise", "image_key": "image", "label_key": "label"}
     fields |= {"splits": {"train": "train", "val": "val", "test": "test"}}
     return ConfigDict(fields | changes)
 

@@ -167,6 +167,24 @@ def test_what_cannot_be_used_is_skipped_and_counted_if_asked(root):
         check(config_of(root, on_error="ignore"))
 
 
+def test_files_that_pair_with_none_are_left_out_and_counted_if_asked(root):
+    folder = root / "train" / "images"
+    for name in ("alone.png", "b.bmp"):
+        Image.fromarray(np.full((*MASK.shape, 3), 9, np.uint8)).save(folder / name)
+    with pytest.raises(DataError, match=r"one name, several files"):
+        check(config_of(root))
+    config = config_of(root, on_error="skip")
+    report = check(config)
+    assert report.num_images == {"train": 1, "val": 1}
+    (warning,) = report.warnings
+    assert warning.startswith(
+        "2 files without a partner, or with several, left out:\n  b (b.bmp, b"
+    )
+    assert "alone.png has no mask" in warning
+    source = usable(config, "train", report)
+    assert len(source) == 1 and source.name(0).endswith("a.png")
+
+
 def test_an_exif_tag_that_keeps_the_size_is_a_warning(root):
     exif = Image.Exif()
     exif[0x0112] = 3

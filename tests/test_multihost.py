@@ -33,9 +33,9 @@ FIELDS = {
 }
 
 
-def start(folder, mode, num_processes, process):
+def start(folder, mode, num_processes, process, devices=None):
     environment = os.environ | {
-        "JAX_NUM_CPU_DEVICES": str(4 // num_processes),
+        "JAX_NUM_CPU_DEVICES": str(devices or 4 // num_processes),
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
@@ -107,3 +107,28 @@ def test_two_processes_train_as_one_and_a_killed_one_stops_the_other(tmp_path):
     finished = Run(config, folder)  # this process alone reads what two have written
     finished.checkpoints.close()
     assert finished.start_step == 16
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_saves_and_stops_all(tmp_path):
+    start.port = free_port()
+    folder = tmp_path / "stopped"
+    processes = [start(folder, "jit", 2, i) for i in range(2)]
+    log = Path(f"{folder}_0.log")
+    while "step 3/16" not in log.read_text():
+        assert processes[0].poll() is None, log.read_text()[-3000:]
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    assert [process.wait(timeout=120) for process in processes] == [128 + signal.SIGTERM] * 2
+    (step,) = re.findall(r"stopped at step (\d+), everything is saved", log.read_text())
+    run(folder, "jit", 1)
+    assert f"at step {step} of 16" in log.read_text() and "step 16/16" in log.read_text()
+
+
+def test_processes_with_other_numbers_of_devices_are_told_so(tmp_path):
+    start.port = free_port()
+    processes = [start(tmp_path / "run", "jit", 2, i, devices=i + 1) for i in range(2)]
+    assert all(process.wait(timeout=120) for process in processes)
+    for i in range(2):
+        log = Path(f"{tmp_path}/run_{i}.log").read_text()
+        assert "ConfigError: the processes have [1, 2] devices; give all of them as many" in log

@@ -22,7 +22,7 @@ IMAGE = np.full((4, 6, 3), (10, 20, 30), np.uint8)
 
 def config_of(root, **changes):
     fields = {"source": "folder", "root": str(root), "name": "", "classes": ""}
-    fields |= {"val_fraction": 0.2, "test_fraction": 0.0, "seed": 0}
+    fields |= {"val_fraction": 0.2, "test_fraction": 0.0, "seed": 0, "on_error": "raise"}
     fields |= {"splits": {"train": "train", "val": "val", "test": "test"}}
     return ConfigDict(fields | changes)
 

@@ -148,6 +148,9 @@ def _count(sources: dict[str, Source], problems: list[str], skip: bool) -> Repor
                     f"{name} ({split}) has the same pixels as {other} ({other_split}); "
                     "remove one of them, for splits must not share images"
                 )
+        left_out = getattr(source, "left_out", ())
+        if left_out and (message := _left_out(left_out)) not in report.warnings:
+            report.warnings.append(message)
         if blank:
             report.warnings.append(
                 f"{split}: {len(blank)} labels are void throughout, such as {', '.join(blank[:3])}"
@@ -171,6 +174,11 @@ def _count(sources: dict[str, Source], problems: list[str], skip: bool) -> Repor
     if problems:
         _raise(problems)
     return report
+
+
+def _left_out(files: Sequence[str]) -> str:
+    shown = "\n  ".join(files[:MOST_PROBLEMS])
+    return f"{len(files)} files without a partner, or with several, left out:\n  {shown}"
 
 
 def _inspect_all(split: str, source: Source) -> Iterator[tuple[str, _Seen | str]]:
@@ -225,6 +233,7 @@ def _fingerprint(config: ConfigDict, sources: dict[str, Source]) -> str:
         for path in source.files() if hasattr(source, "files") else []:  # shapes have no files
             status = os.stat(path)
             files.append((str(path), status.st_size, status.st_mtime_ns))
+        files += getattr(source, "left_out", ())
     content = json.dumps([config.to_json_best_effort(), tables, files])
     return hashlib.sha256(content.encode()).hexdigest()
 

@@ -15,6 +15,7 @@ from segjax.data.decode import Example, decode_example, turns_unseen
 from segjax.errors import ConfigError, DataError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+Pair = tuple[Path, Path]  # of an image and its mask
 LAYOUT = "expected ROOT/{train,val,test}/{images,masks}/NAME.* or ROOT/{images,masks}/NAME.*"
 
 
@@ -56,8 +57,8 @@ def build_source(config: ConfigDict, split: str) -> Source:
                 split=split, num_images=count, size=config.size, seed=config.seed
             )
         case "folder":
-            pairs = folder_pairs(config, split)
-            return FolderSource(load_table(config.classes, config.root), pairs)
+            pairs, left_out = folder_pairs(config, split)
+            return FolderSource(load_table(config.classes, config.root), pairs, left_out)
         case "tfds":
             return TfdsSource(config, split)
     raise ConfigError(f"config.data.source = {config.source!r}: choose shapes, folder or tfds")
@@ -77,10 +78,11 @@ def has_split(config: ConfigDict, split: str) -> bool:
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Image and mask files, paired."""
+    """Image and mask files, paired; `left_out` tells of files that could not be."""
 
     table: LabelTable
-    pairs: tuple[tuple[Path, Path], ...]
+    pairs: tuple[Pair, ...]
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -166,14 +168,17 @@ def tfds_builder(name: str, root: str) -> Any:
         ) from error
 
 
-def folder_pairs(config: ConfigDict, split: str) -> tuple[tuple[Path, Path], ...]:
-    """Image and mask paths of a split; DataError for a missing partner, folder or split.
+def folder_pairs(config: ConfigDict, split: str) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
+    """Image and mask paths of a split, and, with on_error='skip', the files that pair with none.
 
     Where ROOT/{images,masks} is not split into folders, each name's hash with the seed decides.
+    Raises DataError for a missing partner, folder or split.
     """
+    skip = config.on_error == "skip"
     if _has_split_folders(config):
-        return tuple(pair_files(_split_folder(config, split)))
-    pairs = pair_files(Path(config.root).expanduser())
+        pairs, left_out = pair_files(_split_folder(config, split), skip)
+        return tuple(pairs), tuple(left_out)
+    pairs, left_out = pair_files(Path(config.root).expanduser(), skip)
     # A hash depends on neither NumPy's version nor the other files: images that are added later
     # move no other image to another split.
     draw = {image: _draw(config.seed, image.stem) for image, _ in pairs}
@@ -187,7 +192,7 @@ def folder_pairs(config: ConfigDict, split: str) -> tuple[tuple[Path, Path], ...
             f"{config.root}: split {split!r} is empty: {len(pairs)} images with val_fraction = "
             f"{config.val_fraction} and test_fraction = {config.test_fraction}; change these"
         )
-    return tuple(sorted(parts[split]))
+    return tuple(sorted(parts[split])), tuple(left_out)
 
 
 def _draw(seed: int, stem: str) -> float:
@@ -197,21 +202,36 @@ def _draw(seed: int, stem: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def pair_files(folder: Path) -> list[tuple[Path, Path]]:
-    """FOLDER/images/NAME.* with FOLDER/masks/NAME.*, sorted; DataError names whatever is alone."""
+def pair_files(folder: Path, skip: bool = False) -> tuple[list[Pair], list[str]]:
+    """FOLDER/images/NAME.* with FOLDER/masks/NAME.*, sorted, and what was left out with `skip`.
+
+    Raises DataError that names whatever is alone or ambiguous, without `skip`.
+    """
     images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
-    alone = [f"{images[s]} has no mask" for s in sorted(images.keys() - masks.keys())]
-    alone += [f"{masks[s]} has no image" for s in sorted(masks.keys() - images.keys())]
-    if alone:
+    twice = [
+        f"{stem} ({', '.join(path.name for path in paths)})"
+        for found in (images, masks)
+        for stem, paths in found.items()
+        if len(paths) > 1
+    ]
+    alone = [f"{images[s][0]} has no mask" for s in sorted(images.keys() - masks.keys())]
+    alone += [f"{masks[s][0]} has no image" for s in sorted(masks.keys() - images.keys())]
+    if twice and not skip:
+        raise DataError(f"{folder}: one name, several files; keep one of each: {twice[:20]}")
+    if alone and not skip:
         shown = "\n  ".join(alone[:20])
         raise DataError(
             f"{folder}: {len(alone)} files without a partner; image and mask must share the name "
             f"up to the suffix, so add or remove:\n  {shown}"
         )
-    return [(images[stem], masks[stem]) for stem in sorted(images)]
+    both = [(images[stem], masks[stem]) for stem in sorted(images.keys() & masks.keys())]
+    pairs = [(image[0], mask[0]) for image, mask in both if len(image) == len(mask) == 1]
+    if not pairs:
+        raise DataError(f"{folder}: no image has a mask of its name; {LAYOUT}")
+    return pairs, [*(f"{names}: one name, several files" for names in twice), *alone]
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def _by_stem(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; {LAYOUT}")
     found = defaultdict(list)
@@ -224,10 +244,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
         raise DataError(
             f"{folder}: holds no file ending in {', '.join(sorted(SUFFIXES))}; {LAYOUT}"
         )
-    twice = [f"{stem} ({', '.join(p.name for p in ps)})" for stem, ps in found.items() if ps[1:]]
-    if twice:
-        raise DataError(f"{folder}: one name, several files; keep one of each: {twice[:20]}")
-    return {stem: paths[0] for stem, paths in found.items()}
+    return found
 
 
 def _has_split_folders(config: ConfigDict) -> bool:

@@ -43,7 +43,7 @@ class Camvid(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(dl_manager.manual_dir / split) for split in SPLITS}
 
     def _generate_examples(self, folder: Path) -> Iterator[tuple[int, dict[str, bytes]]]:
-        for index, (image, mask) in enumerate(pair_files(Path(folder))):
+        for index, (image, mask) in enumerate(pair_files(Path(folder))[0]):
             # TFDS reads a palette PNG back as colours, so ids are stored as grey values.
             ids = decode_mask(mask.read_bytes(), str(mask), as_colors=False)
             TABLES["camvid"].encode(ids, str(mask))
