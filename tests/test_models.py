@@ -6,7 +6,14 @@ import pytest
 from configs import common
 from segjax import models
 from segjax.errors import ConfigError
-from segjax.models.layers import DepthwiseConv, PointwiseConv, upsample_bilinear, upsample_nearest
+from segjax.models.layers import (
+    DepthwiseConv,
+    PointwiseConv,
+    UpsampleConv,
+    convolution,
+    upsample_bilinear,
+    upsample_nearest,
+)
 from segjax.models.mobilenet_v2 import MobileNetV2, scaled
 from segjax.models.unet import Decoder
 
@@ -99,6 +106,33 @@ def test_pointwise_convolution_equals_a_convolution():
         x, variables["params"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("with_skip", [True, False])
+@pytest.mark.parametrize("size", [(4, 6), (3, 1), (1, 5)])
+def test_convolution_of_a_doubled_array_equals_doubling_and_convolving(size, with_skip):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (2, *size, 5))
+    skip = jax.random.normal(keys[1], (2, 2 * size[0], 2 * size[1], 3)) if with_skip else None
+    layer = UpsampleConv(4)
+    kernel = layer.init(keys[2], x, skip)["params"]["kernel"]
+
+    def ours(kernel, x, skip):
+        return layer.apply({"params": {"kernel": kernel}}, x, skip)
+
+    def plain(kernel, x, skip):
+        doubled = upsample_nearest(x)
+        both = doubled if skip is None else jnp.concatenate([doubled, skip], axis=-1)
+        return convolution(both, kernel, 1, "SAME")
+
+    np.testing.assert_allclose(ours(kernel, x, skip), plain(kernel, x, skip), atol=1e-5)
+    which = (0, 1, 2) if with_skip else (0, 1)
+    gradients = [
+        jax.grad(lambda *a, f=f: (f(*a) ** 2).sum(), argnums=which)(kernel, x, skip)
+        for f in (ours, plain)
+    ]
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_upsampling_equals_jax_image_resize():

@@ -63,27 +63,84 @@ class DepthwiseConv(nn.Module):
         )
 
 
+def upsample_nearest(x: jax.Array) -> jax.Array:
+    """Doubles height and width by repetition: [B, H, W, C] to [B, 2H, 2W, C]."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+    return x.reshape(batch, 2 * height, 2 * width, channels)
+
+
+class UpsampleConv(nn.Module):
+    """3×3 convolution of x, doubled by repetition, and a skip beside it, in 4/9 of the work on x.
+
+    A 3×3 window on the doubled array meets only 2×2 pixels of x: which of its rows and columns
+    meet the same one depends on whether the output's row and column are even or odd. So x itself is
+    convolved four times, with 2×2 sums of the kernel, and the four results are interleaved. The
+    kernel is that of the 3×3 convolution of concatenate([upsample_nearest(x), skip]).
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, skip: jax.Array | None) -> jax.Array:
+        """x: [B, H, W, C]; skip: [B, 2H, 2W, C'] or None; gives [B, 2H, 2W, features]."""
+        batch, height, width, channels = x.shape
+        total = channels + (0 if skip is None else skip.shape[-1])
+        kernel = self.param("kernel", kernel_init, (3, 3, total, self.features))
+        sums = [_pair_sums(rows, 1) for rows in _pair_sums(kernel[:, :, :channels], 0)]
+        parts = [
+            [self._conv(x, sums[i][j], [(1 - i, i), (1 - j, j)]) for j in (0, 1)] for i in (0, 1)
+        ]
+        out = jnp.stack([jnp.stack(row, axis=3) for row in parts], axis=2)
+        out = out.reshape(batch, 2 * height, 2 * width, self.features)
+        if skip is not None:
+            out += self._conv(skip, kernel[:, :, channels:], [(1, 1), (1, 1)])
+        return out
+
+    def _conv(self, x: jax.Array, kernel: jax.Array, padding: Any) -> jax.Array:
+        return convolution(x.astype(self.dtype), kernel.astype(self.dtype), 1, padding)
+
+
+def _pair_sums(kernel: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Three taps to the two that even rows (or columns) have, and the two of odd ones."""
+    first, middle, last = jnp.split(kernel, 3, axis)
+    return (
+        jnp.concatenate([first, middle + last], axis),
+        jnp.concatenate([first + middle, last], axis),
+    )
+
+
+def convolution(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Any, groups: int = 1
+) -> jax.Array:
+    """XLA's convolution of [B, H, W, C] with a kernel [h, w, C / groups, C']."""
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=layout, feature_group_count=groups
+    )
+
+
 def as_convolution(
     next_method: Callable, arguments: tuple, keywords: dict, context: nn.module.InterceptorContext
 ) -> Any:
-    """Computes the two layers above as the convolutions they are; for `nn.intercept_methods`.
+    """Computes the layers above as the plain convolutions they are; for `nn.intercept_methods`.
 
-    Slower on a CPU under XLA, but what other programs know how to run fast.
+    Slower under XLA on a CPU, but what other programs know and run fast.
     """
-    layer, (x, *_) = context.module, arguments or (None,)
-    if not isinstance(layer, PointwiseConv | DepthwiseConv):
+    layer = context.module
+    if not isinstance(layer, PointwiseConv | DepthwiseConv | UpsampleConv):
         return next_method(*arguments, **keywords)
+    if context.method_name != "__call__":
+        return next_method(*arguments, **keywords)
+    x, *skip = (array.astype(layer.dtype) for array in arguments if array is not None)
+    if isinstance(layer, UpsampleConv):
+        x = jnp.concatenate([upsample_nearest(x), *skip], axis=-1)
     kernel = layer.get_variable("params", "kernel").astype(layer.dtype)
     is_depthwise = isinstance(layer, DepthwiseConv)
-    padding = kernel.shape[0] // 2
-    return jax.lax.conv_general_dilated(
-        x.astype(layer.dtype),
-        kernel,
-        (layer.stride if is_depthwise else 1,) * 2,
-        [(padding, padding)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1] if is_depthwise else 1,
-    )
+    padding = [(kernel.shape[0] // 2,) * 2] * 2
+    stride, groups = (layer.stride, x.shape[-1]) if is_depthwise else (1, 1)
+    return convolution(x, kernel, stride, padding, groups)
 
 
 class ConvNormAct(nn.Module):
@@ -116,13 +173,6 @@ class ConvNormAct(nn.Module):
             )(x)
         x = batch_norm(self.axis_name, self.dtype, train)(x)
         return self.act(x)
-
-
-def upsample_nearest(x: jax.Array) -> jax.Array:
-    """Doubles height and width by repetition: [B, H, W, C] to [B, 2H, 2W, C]."""
-    batch, height, width, channels = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
-    return x.reshape(batch, 2 * height, 2 * width, channels)
 
 
 def upsample_bilinear(x: jax.Array) -> jax.Array:
@@ -162,3 +212,16 @@ class UpsampleTranspose(nn.Module):
         )(x)
         x = batch_norm(self.axis_name, self.dtype, train)(x)
         return nn.relu(x)
+
+
+class UpsampleConvNormAct(nn.Module):
+    """`UpsampleConv`, batch norm, ReLU; its variables are those of a 3×3 `ConvNormAct`."""
+
+    features: int
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, skip: jax.Array | None, train: bool) -> jax.Array:
+        x = UpsampleConv(self.features, self.dtype, name="conv")(x, skip)
+        return nn.relu(batch_norm(self.axis_name, self.dtype, train)(x))

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from segjax.models.layers import (
     ConvNormAct,
+    UpsampleConvNormAct,
     UpsampleTranspose,
     kernel_init,
     upsample_bilinear,
-    upsample_nearest,
 )
 
 STRIDE = 32
@@ -38,13 +38,17 @@ class Decoder(nn.Module):
         shared = dict(axis_name=self.axis_name, dtype=self.dtype)
         x, *skips = reversed(features)
         for i, channels in enumerate(self.channels):
-            if self.upsample == "transpose":
-                x = UpsampleTranspose(channels, name=f"up{i}", **shared)(x, train)
+            skip = skips[i] if i < len(skips) else None
+            first = f"block{i}_conv0"
+            if self.upsample == "nearest":
+                x = UpsampleConvNormAct(channels, name=first, **shared)(x, skip, train)
             else:
-                x = upsample_nearest(x) if self.upsample == "nearest" else upsample_bilinear(x)
-            if i < len(skips):
-                x = jnp.concatenate([x, skips[i]], axis=-1)
-            x = ConvNormAct(channels, name=f"block{i}_conv0", **shared)(x, train)
+                if self.upsample == "transpose":
+                    x = UpsampleTranspose(channels, name=f"up{i}", **shared)(x, train)
+                else:
+                    x = upsample_bilinear(x)
+                x = x if skip is None else jnp.concatenate([x, skip], axis=-1)
+                x = ConvNormAct(channels, name=first, **shared)(x, train)
             x = ConvNormAct(channels, name=f"block{i}_conv1", **shared)(x, train)
         return x
 
