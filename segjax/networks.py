@@ -1,7 +1,9 @@
 """A trained network as a function of images, from a work directory or from an exported file."""
 
 import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,8 @@ from segjax.models.unet import UNet
 STABLEHLO, ONNX = "stablehlo", "onnx"
 MEMBERS = ("model.stablehlo", "metadata.json")  # of the zip file that a StableHLO export is
 METADATA_KEY = "segjax"  # of the metadata in an ONNX file
+# What readers raise over files that are damaged, or something else.
+DAMAGES = (OSError, KeyError, TypeError, ValueError, struct.error, zlib.error, zipfile.BadZipFile)
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 
@@ -66,8 +70,9 @@ def restore(folder: str | Path, checkpoint: str = "best", dtype: str | None = No
     dtype: what it computes in; by default what it was trained in.
     """
     config, table, _ = workdir.load(Path(folder))
-    config.model.dtype = dtype or config.model.dtype
-    model = models.build(config.model, len(table.names))
+    fields = config.model.copy_and_resolve_references()
+    fields.dtype = dtype or fields.dtype
+    model = models.build(fields, len(table.names))
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
     shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
     like = {name: shapes[name] for name in ("params", "batch_stats")}
@@ -90,8 +95,8 @@ def read_file(path: str | Path) -> tuple[Network, dict[str, Any]]:
         probabilities, metadata = (_read_onnx if is_onnx else _read_stablehlo)(Path(path))
         table = LabelTable.from_json(json.dumps(metadata["table"]), str(path))
         size, resizes = tuple(metadata["size"]), metadata["fit"] == "resize"
-    except (OSError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except DAMAGES as error:
+        reason = f"{error}".partition("\n")[0] or type(error).__name__
         raise DataError(f"{path} is not a file that segjax.export wrote ({reason})") from error
 
     def logits(images: Any) -> Any:
@@ -145,10 +150,10 @@ def averaged(network: Network, tta: Sequence[str]) -> Network:
             scaled = _resized(images, scale)
             scores = network.logits(scaled)
             if "flip" in tta:
-                scores += network.logits(scaled[:, :, ::-1])[:, :, ::-1]
+                scores = (scores + network.logits(scaled[:, :, ::-1])[:, :, ::-1]) / 2
             shape = (*images.shape[:3], scores.shape[-1])
             total += jax.image.resize(scores, shape, "linear")
-        return total
+        return total / len(scales)
 
     return network._replace(logits=logits if network.fixed_size else jax.jit(logits))
 

@@ -25,7 +25,8 @@ from segjax.predictor import Predictor
 from segjax.report import make_parent
 
 CODEC = "mp4v"  # what OpenCV can write into .mp4 everywhere
-DEFAULT_RATE = 30.0  # frames/s, where a camera does not tell
+RATES = (1, 240)  # frames/s that are believed
+DEFAULT_RATE = 30.0  # where they are not, or a camera does not tell
 AHEAD = 4  # frames decoded before they are needed
 IN_FLIGHT = 2  # frames in the network
 WINDOW = "segjax (q ends)"
@@ -55,11 +56,11 @@ class Stages:
 
 
 def ahead(items: Iterator[Any], size: int) -> Iterator[Any]:
-    """The items of a generator, made in another thread, at most `size` before they are asked for.
+    """The items of a generator, made in another thread, `size` waiting and one more being made.
 
     Its exceptions are raised here; closing this closes it.
     """
-    queue, stop, end = Queue(size), Event(), object()
+    queue, stop = Queue(size), Event()
 
     def put(item: Any) -> None:
         while not stop.is_set():
@@ -69,29 +70,29 @@ def ahead(items: Iterator[Any], size: int) -> Iterator[Any]:
                 continue
 
     def work() -> None:
-        error = None
+        end = None
         try:
             with closing(items):
                 for item in items:
-                    put(item)
+                    put((item, False))
                     if stop.is_set():
                         break
-        except Exception as raised:
-            error = raised
-        put((end, error))
+        except Exception as error:
+            end = error
+        put((end, True))
 
     thread = Thread(target=work, daemon=True)
     thread.start()
     try:
         while True:
             try:
-                item = queue.get(timeout=0.1)  # a wait without end would not see Ctrl-C
+                item, is_end = queue.get(timeout=0.1)  # a wait without end would not see Ctrl-C
             except Empty:
                 continue
-            if isinstance(item, tuple) and item[0] is end:
-                if item[1] is not None:
-                    raise item[1]
+            if is_end and item is None:
                 return
+            if is_end:
+                raise item
             yield item
     finally:
         stop.set()
@@ -127,15 +128,17 @@ def segment_video(
         stack.callback(capture.release)
         size = _network_size(model.network, shape)
         score = _warmed_up(model.network, size, smoothing)
-        writer = _open_writer(output, capture.get(cv2.CAP_PROP_FPS) or DEFAULT_RATE, shape)
-        stack.callback(writer.release)
         if show:
             _open_window()
             stack.callback(cv2.destroyAllWindows)
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        rate = rate if RATES[0] <= rate <= RATES[1] else DEFAULT_RATE
+        writer = _open_writer(output, rate, shape)
+        stack.callback(writer.release)
         frames = ahead(_decode(capture, shape, stages), AHEAD)
         scored = ahead(_scored(frames, score, size, stages), 1)
         stack.enter_context(closing(scored))
-        expected = 0 if source.isdigit() else max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        expected = 0 if source.isdecimal() else max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         result = _write(model, scored, writer, expected, show, stages)
     return {
         "input": source,
@@ -148,7 +151,7 @@ def segment_video(
 
 def _open(source: str) -> tuple[cv2.VideoCapture, tuple[int, int]]:
     """The capture, and height and width of its frames."""
-    is_camera = source.isdigit()
+    is_camera = source.isdecimal()
     if not is_camera and not Path(source).is_file():
         raise DataError(f"--input {source}: no such video")
     capture = cv2.VideoCapture(int(source) if is_camera else source)
@@ -201,10 +204,17 @@ def _warmed_up(network: Network, size: tuple[int, int], smoothing: float) -> Sco
 
 def _open_writer(output: Path, rate: float, shape: tuple[int, int]) -> cv2.VideoWriter:
     code = cv2.VideoWriter_fourcc(*CODEC)
-    writer = cv2.VideoWriter(str(make_parent(output)), code, rate, shape[::-1])
+    even = tuple(n + n % 2 for n in shape[::-1])
+    writer = cv2.VideoWriter(str(make_parent(output)), code, rate, even)
     if not writer.isOpened():
         raise DataError(f"{output} cannot be written as a video; choose another --output")
     return writer
+
+
+def _even(picture: np.ndarray) -> np.ndarray:
+    """With an odd last row or column twice, for codecs take even sizes only."""
+    below, right = (n % 2 for n in picture.shape[:2])
+    return cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_REPLICATE)
 
 
 def _open_window() -> None:
@@ -267,7 +277,7 @@ def _write(
             with stages.working("encode"):
                 label = cv2.resize(scores, frame.image.shape[1::-1]).argmax(-1).astype(np.uint8)
                 picture = cv2.cvtColor(model.overlay(frame.image, label), cv2.COLOR_RGB2BGR)
-                writer.write(picture)
+                writer.write(_even(picture))
                 counts += np.bincount(label.ravel(), minlength=len(counts))
             latencies.append(time.perf_counter() - frame.start)
             bar.update()
