@@ -102,6 +102,27 @@ def test_a_frame_s_classes_lie_where_they_are(resizes, tmp_path):
         np.testing.assert_allclose(frame[:, columns].mean((0, 1)), expected, atol=12)
 
 
+def test_frames_of_odd_size_are_written_whole(tmp_path):
+    code = cv2.VideoWriter_fourcc(*"MJPG")
+    writer = cv2.VideoWriter(str(tmp_path / "in.avi"), cv2.CAP_OPENCV_MJPEG, code, 10, (47, 31))
+    for _ in range(3):
+        writer.write(np.full((31, 47, 3), BRIGHT[::-1], np.uint8))
+    writer.release()
+    summary = video.segment_video(model_of(), str(tmp_path / "in.avi"), tmp_path / "out.mp4")
+    frames, _ = read_video(tmp_path / "out.mp4")
+    assert summary["size"] == [31, 47]
+    assert [frame.shape for frame in frames] == [(32, 48, 3)] * 3
+    expected = np.add(BRIGHT, TABLE.palette[1]) / 2
+    np.testing.assert_allclose(np.median(frames[0], (0, 1)), expected, atol=8)
+
+
+def test_a_frame_rate_that_is_not_believed_becomes_the_usual_one(tmp_path, monkeypatch):
+    source = write_video(tmp_path / "in.mp4", [DARK] * 3, rate=12.5)
+    monkeypatch.setattr(video, "RATES", (20, 240))
+    video.segment_video(model_of(), source, tmp_path / "out.mp4")
+    assert read_video(tmp_path / "out.mp4")[1] == pytest.approx(video.DEFAULT_RATE)
+
+
 def test_smoothing_keeps_a_class_until_the_frames_before_weigh_less_than_half(tmp_path):
     source = write_video(tmp_path / "in.mp4", [BRIGHT] * 10 + [DARK] * 10)
     for smoothing, bright in ((0.0, 10), (0.5, 10), (0.9, 16)):  # 0.9 ** 6 > 0.5 > 0.9 ** 7
