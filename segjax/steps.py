@@ -5,6 +5,7 @@ under jit on one device, under jit over a mesh and under pmap (`axis_name`).
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -117,32 +118,17 @@ def gan_train_step(
     """
     image, label = augment(batch)
     segmenter, critic = state.generator, state.discriminator
+    judge = partial(_judge, discriminator, image)
 
     def forward(params: Any) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": segmenter.batch_stats}
         logits, updates = model.apply(variables, image, train=True, mutable=["batch_stats"])
         return logits, updates["batch_stats"]
 
-    def judge(variables: Any, probabilities: jax.Array, train: bool) -> tuple[jax.Array, Any]:
-        scores, updates = discriminator.apply(
-            variables, image, probabilities, train=train, mutable=["batch_stats"]
-        )
-        return scores, updates.get("batch_stats", {})
-
     def adversarial_loss(logits: jax.Array) -> jax.Array:
         fake = adversarial.mask_void(jax.nn.softmax(logits), label)
         scores, _ = judge(critic.variables, fake, train=False)
         return adversarial.segmenter_loss(objective, scores, axis_name)
-
-    def discriminator_loss(params: Any, probabilities: jax.Array) -> tuple:
-        real = adversarial.soften(label, probabilities, softening)
-        fake = adversarial.mask_void(probabilities, label)
-        variables = critic.variables | {"params": params}
-        real, batch_stats = judge(variables, real, train=True)
-        fake, batch_stats = judge(variables | {"batch_stats": batch_stats}, fake, train=True)
-        seen = {f"d_{k}": adversarial.verdict(objective, s, axis_name) for k, s in
-                (("real", real), ("fake", fake))}  # fmt: skip
-        return adversarial.discriminator_loss(objective, real, fake, axis_name), (batch_stats, seen)
 
     logits, pull_back, batch_stats = jax.vjp(forward, segmenter.params, has_aux=True)
     value, slope = jax.value_and_grad(loss)(logits, label, axis_name)
@@ -157,18 +143,16 @@ def gan_train_step(
         axis_name,
     )
     new_segmenter = _updated(segmenter, gradients, batch_stats, optimizer, ema_decay)
-
-    probabilities = jax.lax.stop_gradient(jax.nn.softmax(logits))
-    (critic_value, (critic_stats, seen)), critic_gradients = jax.value_and_grad(
-        discriminator_loss, has_aux=True
-    )(critic.params, probabilities)
-    updates, opt_state = discriminator_optimizer.update(
-        psum(critic_gradients, axis_name), critic.opt_state, critic.params
+    new_critic, seen = _updated_discriminator(
+        critic,
+        jax.lax.stop_gradient(jax.nn.softmax(logits)),
+        label,
+        judge=judge,
+        optimizer=discriminator_optimizer,
+        objective=objective,
+        softening=softening,
+        axis_name=axis_name,
     )
-    new_critic = DiscriminatorState(
-        optax.apply_updates(critic.params, updates), critic_stats, opt_state
-    )
-
     norm, adversarial_norm = (
         jnp.sqrt(psum((s**2).sum(), axis_name)) for s in (slope, adversarial_slope)
     )
@@ -177,7 +161,6 @@ def gan_train_step(
         "grad_norm": optax.global_norm(gradients),
         "confusion": confusion,
         "gan": {
-            "discriminator_loss": critic_value,
             **seen,
             "adversarial_loss": adversarial_value,
             "weight": factor,
@@ -185,6 +168,57 @@ def gan_train_step(
         },
     }
     return GanState(new_segmenter, new_critic), metrics
+
+
+def _judge(
+    discriminator: nn.Module,
+    image: jax.Array,
+    variables: Any,
+    probabilities: jax.Array,
+    train: bool,
+) -> tuple[jax.Array, Any]:
+    scores, updates = discriminator.apply(
+        variables, image, probabilities, train=train, mutable=["batch_stats"]
+    )
+    return scores, updates.get("batch_stats", {})
+
+
+def _updated_discriminator(
+    critic: DiscriminatorState,
+    probabilities: jax.Array,
+    label: jax.Array,
+    *,
+    judge: Callable,
+    optimizer: optax.GradientTransformation,
+    objective: str,
+    softening: float,
+    axis_name: str | None,
+) -> tuple[DiscriminatorState, dict[str, jax.Array]]:
+    """One update from labels as the real ones and the segmenter's probabilities as fakes."""
+
+    def discriminator_loss(params: Any) -> tuple:
+        real = adversarial.soften(label, probabilities, softening)
+        fake = adversarial.mask_void(probabilities, label)
+        variables = critic.variables | {"params": params}
+        real, batch_stats = judge(variables, real, train=True)
+        fake, batch_stats = judge(variables | {"batch_stats": batch_stats}, fake, train=True)
+        seen = {
+            "d_real": adversarial.verdict(objective, real, axis_name),
+            "d_fake": adversarial.verdict(objective, fake, axis_name),
+        }
+        return adversarial.discriminator_loss(objective, real, fake, axis_name), (batch_stats, seen)
+
+    (value, (batch_stats, seen)), gradients = jax.value_and_grad(discriminator_loss, has_aux=True)(
+        critic.params
+    )
+    updates, opt_state = optimizer.update(
+        psum(gradients, axis_name), critic.opt_state, critic.params
+    )
+    params = optax.apply_updates(critic.params, updates)
+    return (
+        DiscriminatorState(params, batch_stats, opt_state),
+        {"discriminator_loss": value, **seen},
+    )
 
 
 def _updated(
