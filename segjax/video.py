@@ -27,7 +27,7 @@ from segjax.report import make_parent
 CODEC = "mp4v"  # what OpenCV can write into .mp4 everywhere
 RATES = (1, 240)  # frames/s that are believed
 DEFAULT_RATE = 30.0  # where they are not, or a camera does not tell
-AHEAD = 4  # frames decoded before they are needed
+AHEAD = 2  # frames decoded before they are needed
 IN_FLIGHT = 2  # frames in the network
 WINDOW = "segjax (q ends)"
 
