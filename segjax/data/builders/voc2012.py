@@ -55,15 +55,20 @@ def find_root(source: Path) -> Path:
     archive = source / ARCHIVE
     if not archive.is_file():
         raise DataError(f"{source}: holds neither VOCdevkit/VOC2012 nor {ARCHIVE}")
+    try:
+        _unpack(archive, source)
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(
+            f"{archive}: {error}; download it again, or give a --source where it is unpacked"
+        ) from error
+    return source / "VOCdevkit/VOC2012"
+
+
+def _unpack(archive: Path, where: Path) -> None:
     # Moved to its place when complete: an interrupted unpacking leaves no half of a dataset.
-    with tempfile.TemporaryDirectory(dir=source) as folder:
-        try:
-            with tarfile.open(archive) as tar:
-                tar.extractall(folder, filter="data")
-        except tarfile.TarError as error:
-            raise DataError(f"{archive}: {error}; download it again") from error
+    with tempfile.TemporaryDirectory(dir=where) as folder, tarfile.open(archive, "r:") as tar:
+        tar.extractall(folder, filter="data")
         unpacked = Path(folder) / "VOCdevkit"
         if not (unpacked / "VOC2012/ImageSets/Segmentation").is_dir():
-            raise DataError(f"{archive}: holds no VOCdevkit/VOC2012; download it again")
-        unpacked.rename(source / "VOCdevkit")
-    return source / "VOCdevkit/VOC2012"
+            raise DataError(f"{archive}: holds no VOCdevkit/VOC2012; download {ARCHIVE} again")
+        unpacked.rename(where / "VOCdevkit")
