@@ -88,6 +88,8 @@ def test_faults_are_named(raw, prepared, tmp_path):
     root = prepared.parents[1]
     with pytest.raises(DataError, match=r"'camvid': .* segjax\.data\.prepare camvid --source DIR"):
         build_source(config_of("tfds", tmp_path), "train")
+    with pytest.raises(DataError, match=r"'voc2012': .*segjax\.data\.prepare voc2012 --source DIR"):
+        build_source(config_of("tfds", tmp_path, name="voc2012"), "train")
     with pytest.raises(DataError, match=r"'pets': .* below .*`tfds build pets"):
         build_source(config_of("tfds", tmp_path, name="pets"), "train")
     with pytest.raises(ConfigError, match=r"config\.data\.label_key = 'mask': .*'label'"):

@@ -30,7 +30,8 @@ class Report:
     """What `check` counted, by split.
 
     pixel_counts: int64 [C]; void_counts: pixels; max_size: the largest (height, width); skipped:
-    indices of the examples that cannot be used, where `config.on_error` is 'skip'.
+    indices of the examples that cannot be used, and of training images that val or test have too,
+    where `config.on_error` is 'skip'.
     """
 
     table: LabelTable
