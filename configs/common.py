@@ -36,7 +36,8 @@ def _data() -> ConfigDict:
     data.name = ""
     data.image_key = "image"
     data.label_key = "segmentation_mask"
-    # Label table: '' for ROOT/classes.json, a built-in name (camvid), a .json file, or JSON itself.
+    # Label table: '' for ROOT/classes.json, a .json file, JSON itself, or a built-in name: ade20k,
+    # camvid, cityscapes, oxford_pets, voc (segjax/data/tables).
     data.classes = ""
     # Folder names, or TFDS splits such as train[:90%].
     data.splits = ConfigDict({"train": "train", "val": "val", "test": "test"})
@@ -44,6 +45,11 @@ def _data() -> ConfigDict:
     data.val_fraction = 0.15
     data.test_fraction = 0.15
     data.seed = 0
+    # k-fold cross-validation of such a folder; 0 is off. In place of val_fraction, val is number
+    # `fold` of `folds` equal parts (in the order of the seed) of what the test leaves, train the
+    # rest; so every image is in val of one fold. The test is the same in all.
+    data.folds = 0
+    data.fold = 0
     # Height and width of what the network is trained on.
     data.size = (256, 256)
     # resize: images are stretched to `size`. pad: images keep their pixels; training sees windows
@@ -54,7 +60,8 @@ def _data() -> ConfigDict:
     data.num_val = 200
     # Train although a class has no pixel in the training split.
     data.allow_missing_classes = False
-    # An image or mask that cannot be used, or has no partner: raise, or skip it, counted and named.
+    # An image or mask that cannot be used, or has no partner, or a training image that is in val or
+    # test too: raise, or skip it, counted and named.
     data.on_error = "raise"
     data.num_threads = 8
     # Decoded examples are kept in memory if a split takes no more than this.

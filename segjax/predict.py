@@ -57,7 +57,7 @@ def find_images(pattern: str, output: Path) -> dict[Path, Path]:
       DataError: where there is no image.
       ConfigError: where a result would replace an image or another result.
     """
-    from segjax.data.sources import SUFFIXES
+    from segjax.data.folders import SUFFIXES
 
     root, output = Path(pattern).expanduser(), output.expanduser()
     if root.is_dir():

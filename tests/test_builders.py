@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from segjax.data.prepare import prepare_camvid
+from segjax.data.prepare import build
 from segjax.data.sources import build_source, has_split
 from segjax.errors import ConfigError, DataError
 
@@ -40,7 +40,7 @@ def write(folder, index, image, rng):
 
 @pytest.fixture(scope="module")
 def prepared(raw, tmp_path_factory):
-    return prepare_camvid(str(raw), str(tmp_path_factory.mktemp("tfds")))
+    return build("camvid", str(raw), str(tmp_path_factory.mktemp("tfds")))
 
 
 def config_of(source, root, **changes):
@@ -88,6 +88,8 @@ def test_faults_are_named(raw, prepared, tmp_path):
     root = prepared.parents[1]
     with pytest.raises(DataError, match=r"'camvid': .* segjax\.data\.prepare camvid --source DIR"):
         build_source(config_of("tfds", tmp_path), "train")
+    with pytest.raises(DataError, match=r"'voc2012': .*segjax\.data\.prepare voc2012 --source DIR"):
+        build_source(config_of("tfds", tmp_path, name="voc2012"), "train")
     with pytest.raises(DataError, match=r"'pets': .* below .*`tfds build pets"):
         build_source(config_of("tfds", tmp_path, name="pets"), "train")
     with pytest.raises(ConfigError, match=r"config\.data\.label_key = 'mask': .*'label'"):
@@ -95,7 +97,7 @@ def test_faults_are_named(raw, prepared, tmp_path):
     with pytest.raises(ConfigError, match=r"config\.data\.splits\.train = 'tset': .*'test'"):
         build_source(config_of("tfds", root, splits={"train": "tset"}), "train")
     with pytest.raises(DataError, match=r"train/images: no such folder"):
-        prepare_camvid(str(tmp_path), str(tmp_path))
+        build("camvid", str(tmp_path), str(tmp_path))
 
 
 def test_command_line_prepares_without_tensorflow(raw, tmp_path):

@@ -115,8 +115,21 @@ def test_masks_of_0_and_255_without_values_are_recognised(root):
 
 def test_an_image_in_two_splits(root):
     write(root / "val", "same", 1)
-    with pytest.raises(DataError, match=r"val/images/same\.png \(val\) .*/train/images/b\.png"):
+    with pytest.raises(DataError, match=r"train/images/b\.png \(train\) .*/val/images/same\.png"):
         check(config_of(root))
+
+
+def test_an_image_in_two_splits_is_left_out_of_training_if_asked(root):
+    write(root / "val", "same", 1)
+    write(root / "test", "also", 2)
+    config = config_of(root, on_error="skip")
+    report = check(config)
+    assert report.num_images == {"train": 1, "val": 2, "test": 1}
+    assert list(report.num_images) == list(report.pixel_counts) == ["train", "val", "test"]
+    assert usable(config, "train", report).name(0).endswith("a.png")
+    warnings = format_report(report)
+    assert "train: 1 of 2 images skipped:" in warnings
+    assert "test/images/also.png (test) has the same pixels as" in warnings
 
 
 def test_a_label_void_throughout_is_a_warning(root):

@@ -110,7 +110,7 @@ def test_load_table_finds_builtin_file_text_and_root(tmp_path):
         assert load_table(classes, root).names == ("background", "cell")
     with pytest.raises(DataError, match=r"nowhere/classes\.json: no such file; write there"):
         load_table("", "nowhere")
-    with pytest.raises(ConfigError, match=r"'camvit': give a built-in table \(camvid\)"):
+    with pytest.raises(ConfigError, match=r"'camvit': give a built-in table \(ade20k, camvid, "):
         load_table("camvit", "")
     with pytest.raises(DataError, match=r"config\.data\.classes: not valid JSON"):
         load_table("{", "")
@@ -124,3 +124,43 @@ def test_describe_lists_every_value():
 
 def test_default_palette_has_no_color_twice():
     assert len(np.unique(default_palette(60), axis=0)) == 60
+
+
+def test_built_in_tables_are_complete():
+    num_classes = {name: len(table.names) for name, table in TABLES.items()}
+    expected = {"ade20k": 150, "camvid": 11, "cityscapes": 19, "oxford_pets": 3, "voc": 21}
+    assert num_classes == expected
+    for name, table in TABLES.items():
+        assert table.palette.shape == (num_classes[name], 3), name
+        assert LabelTable.from_json(table.to_json()) == table
+        np.testing.assert_array_equal(load_table(name, "").palette, table.palette)
+
+
+def test_voc_palette_is_the_official_one_by_its_rule():
+    # Bits 0, 1, 2 of the class id go to the highest bits of red, green and blue, and so on.
+    rule = [
+        [sum((i >> (3 * k + c) & 1) << (7 - k) for k in range(8)) for c in range(3)]
+        for i in range(21)
+    ]
+    assert TABLES["voc"].palette.tolist() == rule
+    raw = np.array([[0, 20, 255]], np.uint8)
+    assert TABLES["voc"].encode(raw, "a.png").tolist() == [[0, 20, VOID]]
+
+
+def test_cityscapes_knows_all_34_label_ids():
+    ids = TABLES["cityscapes"].encode(np.arange(34, dtype=np.uint8)[None], "a.png")[0]
+    assert ids[[7, 8, 11, 24, 33]].tolist() == [0, 1, 2, 11, 18]
+    assert sorted(ids[ids != VOID].tolist()) == list(range(19))
+    assert np.flatnonzero(ids == VOID).tolist() == [*range(7), 9, 10, 14, 15, 16, 18, 29, 30]
+    assert TABLES["cityscapes"].palette[13].tolist() == [0, 0, 142]
+
+
+def test_ade20k_counts_from_one_and_pets_have_no_void():
+    ids = TABLES["ade20k"].encode(np.arange(151, dtype=np.uint8)[None], "a.png")[0]
+    assert ids.tolist() == [VOID, *range(150)]
+    assert [TABLES["ade20k"].names[i] for i in (0, 12, 149)] == ["wall", "person", "flag"]
+    pets = TABLES["oxford_pets"]
+    assert pets.encode(np.array([[1, 2, 3]]), "a.png").tolist() == [[0, 1, 2]]
+    for value in (0, 255):
+        with pytest.raises(DataError, match=rf"a\.png: .*: {value} \(1 pixels\)"):
+            pets.encode(np.array([[value]]), "a.png")

@@ -224,6 +224,50 @@ def test_one_folder_is_split_by_the_seed_alone(root):
         build_source(config_of(root, val_fraction=0.0), "val")
 
 
+def test_folds_divide_one_folder_evenly_and_keep_the_test(root):
+    for i in range(23):
+        write(root, f"{i:02d}")
+    settings = {"folds": 5, "test_fraction": 0.15}
+    folds = [
+        {s: names(config_of(root, fold=fold, **settings), s) for s in ("train", "val", "test")}
+        for fold in range(5)
+    ]
+    tests = {tuple(parts["test"]) for parts in folds}
+    (test,) = tests
+    assert 0 < len(test) < 10
+    validated = [name for parts in folds for name in parts["val"]]
+    assert len(set(validated)) == len(validated) == 23 - len(test)
+    assert max(len(parts["val"]) for parts in folds) - min(len(p["val"]) for p in folds) <= 1
+    for parts in folds:
+        assert len(parts["train"]) + len(parts["val"]) + len(test) == 23
+        assert not set(parts["train"]) & {*parts["val"], *test}
+    assert names(config_of(root, fold=0, seed=1, **settings), "val") != folds[0]["val"]
+
+
+def test_folds_without_a_test_use_every_image(root):
+    for i in range(5):
+        write(root, f"{i}")
+    configs = [config_of(root, folds=5, fold=fold, val_fraction=0.0) for fold in range(5)]
+    assert sorted(names(config, "val")[0][-5] for config in configs) == list("01234")
+    assert all(len(names(config, "train")) == 4 for config in configs)
+    assert has_split(configs[0], "val") and not has_split(configs[0], "test")
+
+
+def test_folds_that_cannot_be_are_refused(root):
+    write(root, "a")
+    for folds, fold in ((1, 0), (-2, 0), (5, 5), (5, -1)):
+        message = rf"folds is {folds} and config\.data\.fold {fold}; folds must be 0"
+        with pytest.raises(ConfigError, match=message):
+            build_source(config_of(root, folds=folds, fold=fold), "train")
+    with pytest.raises(DataError, match=r"'train' is empty: 1 images with folds = 2"):
+        build_source(config_of(root, folds=2, fold=0), "train")
+    with pytest.raises(ConfigError, match=r"folds is 2 and config\.data\.source 'shapes'"):
+        build_source(config_of(root, folds=2, fold=0, source="shapes"), "train")
+    write(root / "train", "a")
+    with pytest.raises(ConfigError, match=r"folds is 2, but .* is divided already"):
+        build_source(config_of(root, folds=2, fold=0), "train")
+
+
 def test_unknown_source_lists_the_choices(root):
     with pytest.raises(ConfigError, match=r"'folders': choose shapes, folder or tfds"):
         build_source(config_of(root, source="folders"), "train")
@@ -239,7 +283,8 @@ def test_palette_colors_survive_decoding_only_when_asked():
 def test_no_tensorflow():
     code = """
 import sys
-import segjax.data.sources, segjax.data.prepare, segjax.data.builders.camvid
+import segjax.data.sources, segjax.data.prepare
+from segjax.data.builders import camvid, oxford_pets, voc2012
 assert 'tensorflow' not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -30,7 +30,8 @@ class Report:
     """What `check` counted, by split.
 
     pixel_counts: int64 [C]; void_counts: pixels; max_size: the largest (height, width); skipped:
-    indices of the examples that cannot be used, where `config.on_error` is 'skip'.
+    indices of the examples that cannot be used, and of training images that val or test have too,
+    where `config.on_error` is 'skip'.
     """
 
     table: LabelTable
@@ -124,7 +125,8 @@ def _count(sources: dict[str, Source], problems: list[str], skip: bool) -> Repor
         _raise(problems)
     report = Report(next(iter(sources.values())).table)
     first_seen: dict[bytes, tuple[str, str]] = {}
-    for split, source in sources.items():
+    # Training last: of an image that stands in two splits, its copy there is the one to leave out.
+    for split, source in sorted(sources.items(), key=lambda item: item[0] == "train"):
         counts, sizes, blank, turned = np.zeros(256, np.int64), [], [], []
         unusable = {}
         for index, (name, seen) in enumerate(_inspect_all(split, source)):
@@ -136,18 +138,25 @@ def _count(sources: dict[str, Source], problems: list[str], skip: bool) -> Repor
             if isinstance(seen, str):
                 problems.append(seen)
                 continue
+            other_split, other = first_seen.setdefault(seen.digest, (split, name))
+            if other_split != split:
+                message = f"{name} ({split}) has the same pixels as {other} ({other_split})"
+                if skip and split == "train":
+                    unusable[index] = message
+                    continue
+                if skip:
+                    report.warnings.append(message)
+                else:
+                    problems.append(
+                        f"{message}; splits must not share images: remove one of them, or set "
+                        "config.data.on_error=skip to leave out what training shares"
+                    )
             counts += seen.counts
             sizes.append(seen.size)
             if seen.counts[VOID] == seen.counts.sum():
                 blank.append(name)
             if seen.turned:
                 turned.append(name)
-            other_split, other = first_seen.setdefault(seen.digest, (split, name))
-            if other_split != split:
-                problems.append(
-                    f"{name} ({split}) has the same pixels as {other} ({other_split}); "
-                    "remove one of them, for splits must not share images"
-                )
         left_out = getattr(source, "left_out", ())
         if left_out and (message := _left_out(left_out)) not in report.warnings:
             report.warnings.append(message)
@@ -173,6 +182,8 @@ def _count(sources: dict[str, Source], problems: list[str], skip: bool) -> Repor
         report.max_size[split] = tuple(np.max(sizes, axis=0).tolist()) if sizes else (0, 0)
     if problems:
         _raise(problems)
+    for counted in ("num_images", "pixel_counts", "void_counts", "max_size", "skipped"):
+        setattr(report, counted, {split: getattr(report, counted)[split] for split in sources})
     return report
 
 

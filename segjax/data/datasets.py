@@ -4,7 +4,7 @@ import colorsys
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -236,15 +236,8 @@ def _is_color(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(_is_integer(v, 255) for v in value)
 
 
-# fmt: off
-_CAMVID = ("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car",
-           "Pedestrian", "Bicyclist")
-# fmt: on
-_CAMVID_RGB = "808080 800000 c0c080 804080 3c28de 808000 c08080 404080 400080 404000 0080c0"
+# Every NAME.json in tables/ is a classes.json that configurations name: config.data.classes=NAME.
 TABLES = {
-    "camvid": replace(
-        LabelTable.of_names(_CAMVID),
-        palette=np.frombuffer(bytes.fromhex(_CAMVID_RGB), np.uint8).reshape(-1, 3),
-        void=(11, 255),  # 11 is the SegNet tutorial's Unlabelled
-    )
+    path.stem: LabelTable.from_json(path.read_text(encoding="utf-8"), str(path))
+    for path in sorted(Path(__file__).with_name("tables").glob("*.json"))
 }

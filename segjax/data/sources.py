@@ -1,8 +1,5 @@
 """Random access to (image, label): folders of files, TFDS, procedural shapes."""
 
-import hashlib
-import unicodedata
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +9,8 @@ from ml_collections import ConfigDict
 
 from segjax.data.datasets import LabelTable, load_table
 from segjax.data.decode import Example, decode_example, turns_unseen
+from segjax.data.folders import Pair, folder_pairs, has_folder_split
 from segjax.errors import ConfigError, DataError
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-Pair = tuple[Path, Path]  # of an image and its mask
-LAYOUT = "expected ROOT/{train,val,test}/{images,masks}/NAME.* or ROOT/{images,masks}/NAME.*"
 
 
 class Source(Protocol):
@@ -48,6 +42,11 @@ class Subset:
 
 def build_source(config: ConfigDict, split: str) -> Source:
     """The source of `split` (train, val or test) that `config`, the data section, asks for."""
+    if config.get("folds", 0) and config.source != "folder":
+        raise ConfigError(
+            f"config.data.folds is {config.folds} and config.data.source {config.source!r}; folds "
+            "divide a folder ROOT/{images,masks}: set folds=0, or source=folder"
+        )
     match config.source:
         case "shapes":
             from segjax.data import shapes
@@ -67,9 +66,7 @@ def build_source(config: ConfigDict, split: str) -> Source:
 def has_split(config: ConfigDict, split: str) -> bool:
     """Whether the data have this split; only `test` may be missing."""
     if config.source == "folder":
-        if _has_split_folders(config):
-            return bool(config.splits[split]) and _split_folder(config, split).is_dir()
-        return split == "train" or config[f"{split}_fraction"] > 0
+        return has_folder_split(config, split)
     if config.source == "tfds":
         parts = [part.partition("[")[0] for part in config.splits[split].split("+")]
         return all(part in tfds_builder(config.name, config.root).info.splits for part in parts)
@@ -160,99 +157,9 @@ def tfds_builder(name: str, root: str) -> Any:
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
     except ValueError as error:
         make = f"tfds build {name} --file_format=array_record --data_dir={data_dir}"
-        if name == "camvid":
-            make = f"python -m segjax.data.prepare camvid --source DIR --data_dir {data_dir}"
+        if (Path(__file__).parent / "builders" / f"{name}.py").is_file():
+            make = f"python -m segjax.data.prepare {name} --source DIR --data_dir {data_dir}"
         raise DataError(
             f"config.data.name = {name!r}: no dataset prepared by TFDS below {data_dir}; "
             f"prepare it once with `{make}`, or set config.data.root to the folder that holds it"
         ) from error
-
-
-def folder_pairs(config: ConfigDict, split: str) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
-    """Image and mask paths of a split, and, with on_error='skip', the files that pair with none.
-
-    Where ROOT/{images,masks} is not split into folders, each name's hash with the seed decides.
-    Raises DataError for a missing partner, folder or split.
-    """
-    skip = config.on_error == "skip"
-    if _has_split_folders(config):
-        pairs, left_out = pair_files(_split_folder(config, split), skip)
-        return tuple(pairs), tuple(left_out)
-    pairs, left_out = pair_files(Path(config.root).expanduser(), skip)
-    # A hash depends on neither NumPy's version nor the other files: images that are added later
-    # move no other image to another split.
-    draw = {image: _draw(config.seed, image.stem) for image, _ in pairs}
-    val, test = config.val_fraction, config.val_fraction + config.test_fraction
-    parts = {"train": [], "val": [], "test": []}
-    for pair in pairs:
-        at = draw[pair[0]]
-        parts["val" if at < val else "test" if at < test else "train"].append(pair)
-    if not parts[split]:
-        raise DataError(
-            f"{config.root}: split {split!r} is empty: {len(pairs)} images with val_fraction = "
-            f"{config.val_fraction} and test_fraction = {config.test_fraction}; change these"
-        )
-    return tuple(sorted(parts[split])), tuple(left_out)
-
-
-def _draw(seed: int, stem: str) -> float:
-    """A number in [0, 1) for a file's name."""
-    name = unicodedata.normalize("NFC", stem)
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def pair_files(folder: Path, skip: bool = False) -> tuple[list[Pair], list[str]]:
-    """FOLDER/images/NAME.* with FOLDER/masks/NAME.*, sorted, and what was left out with `skip`.
-
-    Raises DataError that names whatever is alone or ambiguous, without `skip`.
-    """
-    images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
-    twice = [
-        f"{stem} ({', '.join(path.name for path in paths)})"
-        for found in (images, masks)
-        for stem, paths in found.items()
-        if len(paths) > 1
-    ]
-    alone = [f"{images[s][0]} has no mask" for s in sorted(images.keys() - masks.keys())]
-    alone += [f"{masks[s][0]} has no image" for s in sorted(masks.keys() - images.keys())]
-    if twice and not skip:
-        raise DataError(f"{folder}: one name, several files; keep one of each: {twice[:20]}")
-    if alone and not skip:
-        shown = "\n  ".join(alone[:20])
-        raise DataError(
-            f"{folder}: {len(alone)} files without a partner; image and mask must share the name "
-            f"up to the suffix, so add or remove:\n  {shown}"
-        )
-    both = [(images[stem], masks[stem]) for stem in sorted(images.keys() & masks.keys())]
-    pairs = [(image[0], mask[0]) for image, mask in both if len(image) == len(mask) == 1]
-    if not pairs:
-        raise DataError(f"{folder}: no image has a mask of its name; {LAYOUT}")
-    return pairs, [*(f"{names}: one name, several files" for names in twice), *alone]
-
-
-def _by_stem(folder: Path) -> dict[str, list[Path]]:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; {LAYOUT}")
-    found = defaultdict(list)
-    for path in sorted(folder.iterdir()):
-        is_image = path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        if is_image and path.is_file():
-            # One name may be spelled in two Unicode forms, as when a Mac wrote one of the folders.
-            found[unicodedata.normalize("NFC", path.stem)].append(path)
-    if not found:
-        raise DataError(
-            f"{folder}: holds no file ending in {', '.join(sorted(SUFFIXES))}; {LAYOUT}"
-        )
-    return found
-
-
-def _has_split_folders(config: ConfigDict) -> bool:
-    root = Path(config.root).expanduser()
-    if not config.root or not root.is_dir():
-        raise DataError(f"config.data.root = {config.root!r}: no such folder; {LAYOUT}")
-    return _split_folder(config, "train").is_dir() or not (root / "images").is_dir()
-
-
-def _split_folder(config: ConfigDict, split: str) -> Path:
-    return Path(config.root).expanduser() / config.splits[split]
