@@ -213,6 +213,11 @@ def main() -> None:
         if not values[name].value:
             raise ConfigError(f"--{name} is missing; see --help")
     options = {name: values[name].value for name in ("checkpoint", "verify", "data_root")}
+    if (values.format == "onnx") != (Path(values.output).suffix.lower() == ".onnx"):
+        raise ConfigError(
+            f"--output {values.output} with --format {values.format}: ONNX files end in .onnx, and "
+            "no others do"
+        )
     result = export_run(values.workdir, values.output, values.format, **options)
     print(f"{values.output}: {Path(values.output).stat().st_size / 2**20:.1f} MiB")
     if result:

@@ -123,7 +123,7 @@ def _read_onnx(path: Path) -> tuple[Callable[[Any], Any], dict[str, Any]]:
     try:
         session = ort.InferenceSession(content, providers=ort.get_available_providers())
     except Exception as error:  # ONNX Runtime's own errors have no public parent
-        raise ValueError(error) from error
+        raise ValueError("neither a StableHLO zip file nor ONNX, or damaged") from error
     metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA_KEY])
     return lambda images: session.run(["probabilities"], {"image": np.asarray(images)})[0], metadata
 

@@ -12,6 +12,7 @@ reported and skipped; the exit code is 1 then.
 """
 
 import glob
+import logging
 import os
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from segjax import cli
 from segjax.errors import ConfigError, DataError
 
 CHECKPOINTS = ("best", "latest")
+log = logging.getLogger("segjax.predict")  # its __name__ is __main__
 MIN_SHARE = 0.95  # of a video's frames; containers with sound count a few too many
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
@@ -50,8 +52,10 @@ def define_flags() -> None:
     flags.DEFINE_bool("show", False, "Of a video: also in a window.")
 
 
-def find_images(pattern: str, output: Path) -> dict[Path, Path]:
+def find_images(pattern: str, output: Path, overlay: bool = False) -> dict[Path, Path]:
     """Every image that a file, a pattern or a folder names, and its result below `output`.
+
+    overlay: whether there will be overlays beside the results.
 
     Raises:
       DataError: where there is no image.
@@ -59,7 +63,7 @@ def find_images(pattern: str, output: Path) -> dict[Path, Path]:
     """
     from segjax.data.folders import SUFFIXES
 
-    root, output = Path(pattern).expanduser(), output.expanduser()
+    root = Path(pattern).expanduser()
     if root.is_dir():
         files = [p for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES]
         if output.resolve() != root.resolve():  # results of an earlier call are no input
@@ -69,18 +73,23 @@ def find_images(pattern: str, output: Path) -> dict[Path, Path]:
         files = [root] if root.exists() else [Path(p) for p in sorted(glob.glob(str(root)))]
         base = Path(os.path.commonpath([p.parent for p in files])) if files else root
     if not files:
-        raise DataError(f"--input {pattern}: no such image, and no folder with images")
+        raise DataError(f"--input {pattern}: no such image, and no pattern or folder of images")
     names = [p.relative_to(base) for p in files]
     stems = [name.with_suffix("") for name in names]
     results = [
         output / (f"{name}.png" if stems.count(stem) > 1 else name.with_suffix(".png"))
         for name, stem in zip(names, stems, strict=True)
     ]
-    if {p.resolve() for p in files} & {p.resolve() for p in results}:
+    written = results + [_overlay_of(result) for result in results if overlay]
+    if {p.resolve() for p in files} & {p.resolve() for p in written}:
         raise ConfigError(f"--output {output} would replace images; choose another folder")
-    if len(set(results)) < len(results):
+    if len(set(written)) < len(written):
         raise ConfigError(f"--input {pattern}: two images would become one file; name them apart")
     return dict(zip(files, results, strict=True))
+
+
+def _overlay_of(result: Path) -> Path:
+    return result.with_name(f"{result.stem}_overlay.png")
 
 
 def predict_file(model: Any, path: Path, out: Path, overlay: bool, probabilities: bool) -> dict:
@@ -102,7 +111,7 @@ def predict_file(model: Any, path: Path, out: Path, overlay: bool, probabilities
     picture.save(out)
     if overlay:
         blended = model.overlay(image, label)
-        Image.fromarray(blended).save(out.with_name(f"{out.stem}_overlay.png"))
+        Image.fromarray(blended).save(_overlay_of(out))
     if probabilities:
         np.savez_compressed(out.with_suffix(".npz"), probabilities=model.probabilities(image))
     shares = np.bincount(label.ravel(), minlength=len(model.table.names)) / label.size
@@ -123,13 +132,17 @@ def predict_images(
 
     from segjax.report import write_json
 
-    summary = {"images": [], "skipped": []}
-    for path, out in tqdm(find_images(pattern, output).items(), unit="image", disable=None):
-        try:
-            summary["images"].append(predict_file(model, path, out, overlay, probabilities))
-        except DataError as error:
-            summary["skipped"].append(str(error))
-    write_json(output / "summary.json", summary)
+    files, summary = find_images(pattern, output, overlay), {"images": [], "skipped": []}
+    log.info("Compiling the network")
+    model.label(np.zeros((*model.network.size, 3), np.uint8))
+    try:
+        for path, out in tqdm(files.items(), unit="image", disable=None):
+            try:
+                summary["images"].append(predict_file(model, path, out, overlay, probabilities))
+            except DataError as error:
+                summary["skipped"].append(str(error))
+    finally:  # after Ctrl-C too
+        write_json(output / "summary.json", summary)
     return summary
 
 
@@ -151,12 +164,20 @@ def predict_video(
 
 def _load() -> Any:
     values = flags.FLAGS
-    if bool(values.workdir) == bool(values.model):
+    if not values.workdir and not values.model:
         raise ConfigError("give --workdir, the folder of a run, or --model, an exported file")
+    if values.workdir and values.model:
+        raise ConfigError("--workdir and --model are both given; leave one of them out")
     if values.model and not Path(values.model).is_file():
         raise DataError(f"--model {values.model}: no such file")
     if values.workdir and not Path(values.workdir).is_dir():
         raise DataError(f"--workdir {values.workdir}: no such folder; train first")
+    try:
+        Path(values.output).expanduser().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--output {values.output} cannot be made a folder ({error.strerror}); choose another"
+        ) from error
     from segjax import predictor
 
     return predictor.load(values.model or values.workdir, values.checkpoint, values.tta)
@@ -167,13 +188,14 @@ def _main_images() -> None:
     for name in ("show", "smoothing"):
         if values[name].value:
             raise ConfigError(f"--{name} is for a video; --input {values.input} is none")
-    find_images(values.input, Path(values.output))  # before the network is loaded
+    output = Path(values.output).expanduser()
+    find_images(values.input, output, values.overlay)  # before the network is loaded
     options = {name: values[name].value for name in ("overlay", "probabilities")}
-    summary = predict_images(_load(), values.input, Path(values.output), **options)
+    summary = predict_images(_load(), values.input, output, **options)
     print(f"{len(summary['images'])} images segmented, {len(summary['skipped'])} skipped: "
           f"{values.output}/summary.json")  # fmt: skip
     if summary["skipped"]:
-        raise DataError("\n".join(["skipped:", *summary["skipped"]]))
+        raise DataError("\n".join(["these were skipped:", *summary["skipped"]]))
 
 
 def _main_video() -> None:
@@ -181,7 +203,8 @@ def _main_video() -> None:
     if values.probabilities:
         raise ConfigError("--probabilities is for images; a video becomes an overlay")
     options = {name: values[name].value for name in ("smoothing", "show")}
-    summary = predict_video(_load(), values.input, Path(values.output), **options)
+    output = Path(values.output).expanduser()
+    summary = predict_video(_load(), values.input, output, **options)
     frames, expected, latency = (summary[k] for k in ("frames", "expected_frames", "latency_ms"))
     busy = ", ".join(f"{stage} {share:.0%}" for stage, share in summary["busy"].items())
     print(f"{summary['output']}: {frames} frames, {summary['frames_per_s']} frames/s, latency "

@@ -48,6 +48,7 @@ class Predictor:
 
     def label(self, image: np.ndarray) -> np.ndarray:
         """Class ids, uint8 [H, W], of an image, uint8 [H, W, 3] RGB."""
+        _require_image(image)
         out = np.empty(image.shape[:2], np.uint8)
         for top, logits in self._bands(image):
             out[top : top + len(logits)] = logits.argmax(-1)
@@ -55,6 +56,7 @@ class Predictor:
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """Class probabilities, float16 [H, W, C], of an image, uint8 [H, W, 3] RGB."""
+        _require_image(image)
         out = np.empty((*image.shape[:2], len(self.table.names)), np.float16)
         for top, logits in self._bands(image):
             scores = np.exp(logits - logits.max(-1, keepdims=True))
@@ -111,6 +113,13 @@ class Predictor:
             batch = tiles[first : first + BATCH]
             filled = np.stack(batch + batch[:1] * (BATCH - len(batch)))
             yield from np.asarray(self.network.logits(filled))[: len(batch)]
+
+
+def _require_image(image: np.ndarray) -> None:
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"an image is a NumPy array, uint8 [H, W, 3] RGB, not {type(image)}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"an image is uint8 [H, W, 3] RGB, not {image.dtype} {image.shape}")
 
 
 def _starts(length: int, tile: int) -> list[int]:

@@ -48,6 +48,19 @@ def test_resized_images_get_the_logits_that_the_evaluator_computes(monkeypatch):
             np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("image", [
+    "photo.jpg", np.zeros((4, 5), np.uint8), np.zeros((4, 5, 4), np.uint8), np.zeros((4, 5, 3)),
+    np.zeros((1, 4, 5, 3), np.uint8),
+])  # fmt: skip
+def test_what_is_no_image_is_refused(image):
+    model = predictor.Predictor(Network(jax.jit(pixelwise), table(), (32, 32), resizes=False))
+    for call in (model.label, model.probabilities):
+        with pytest.raises(
+            (TypeError, ValueError), match=r"an image is .*uint8 \[H, W, 3\] RGB, not"
+        ):
+            call(image)
+
+
 def test_one_compilation_serves_fifty_sizes():
     traces = []
 
@@ -132,8 +145,14 @@ def test_files_patterns_and_nothing(trained, tmp_path):
         predict.find_images(str(images), images)
     with pytest.raises(ConfigError, match="would replace images"):
         predict.find_images(str(images / "*.png"), images)
+    Image.fromarray(image_of((9, 5))).save(tmp_path / "a.png")
+    Image.fromarray(image_of((9, 5))).save(tmp_path / "a_overlay.png")
+    assert len(predict.find_images(str(tmp_path), tmp_path / "out")) == 2
+    with pytest.raises(ConfigError, match="two images would become one file"):
+        predict.find_images(str(tmp_path), tmp_path / "out", overlay=True)
     same_name = predict.find_images(str(data / "*" / "images" / "0.png"), tmp_path)
     assert len(set(same_name.values())) == 2
-    for nothing in ("absent.png", "*.xyz", str(tmp_path)):
+    (tmp_path / "empty").mkdir()
+    for nothing in ("absent.png", "*.xyz", str(tmp_path / "empty")):
         with pytest.raises(DataError, match="no such image"):
             predict.find_images(nothing, tmp_path / "out")
