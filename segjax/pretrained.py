@@ -173,21 +173,23 @@ def _require_same_shapes(path: Path, loaded: Tensors, target: dict[str, Any]) ->
             remedy = f"set config.model.decoder_channels={tuple(channels)} and upsample=nearest"
         else:
             width = _width(loaded)
-            remedy = f"set config.model.width={width}" if width else f"widths here are {WIDTHS}"
+            remedy = f"set config.model.width={width}"
+            if width in (None, _width(target)):
+                remedy = f"this is not a MobileNetV2 of one of the widths {WIDTHS}"
         raise ConfigError(
             f"{path}: {variable} has the shape {array.shape} there and {target[variable].shape} "
             f"here; {remedy}"
         )
 
 
-def _width(loaded: Tensors) -> float | None:
-    """The width of the encoder in a file; None for one that is not in WIDTHS."""
+def _width(variables: dict[str, Any]) -> float | None:
+    """The width of an encoder; None for one that is not in WIDTHS."""
 
     def channels(width: float) -> list[int]:
         return [scaled(channels, width) for _, channels, _, _ in STAGES]
 
     norms = (f"params/encoder/stage{stage}_block0/project/norm/scale" for stage in range(7))
-    held = [loaded[norm].size for norm in norms]
+    held = [variables[norm].size for norm in norms]
     return next((width for width in WIDTHS if channels(width) == held), None)
 
 
