@@ -40,6 +40,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("peer", sys.executable, "A Python with the libraries.")
 flags.DEFINE_list("libraries", ["torchvision", "timm", "smp"], f"Of {', '.join(FILES)}.")
 flags.DEFINE_list("widths", ["1.0", "0.35", "1.4"], "Of the encoder; SMP has 1.0 only.")
+flags.DEFINE_bool("wrong", False, "Only: Keras's weights with conventions of PyTorch.")
 flags.DEFINE_string("record", None, "Write this file (.npz) for the tests, and do nothing else.")
 
 
@@ -111,6 +112,22 @@ def check_writing(folder: Path, upsample: str) -> dict[str, dict]:
     return differences({"logits": ours["logits"]}, {"logits": theirs["read"]})
 
 
+def wrong_conventions() -> dict[str, dict]:
+    """What Keras's weights compute with one convention of PyTorch: how much the check sees."""
+    imagenet = {name: interchange.TORCH[name] for name in ("mean", "std")}
+    with TemporaryDirectory() as folder:
+        ask("keras", folder, "--width=1.0")
+        theirs = dict(np.load(Path(folder) / "outputs.npz"))
+        model, variables, _ = load(Path(folder) / "weights.keras", 1.0)
+    wrong = {
+        "padding": model.clone(encoder=model.encoder.clone(padding="symmetric")),
+        "norm_epsilon": model.clone(encoder=model.encoder.clone(epsilon=1e-5)),
+        "mean and std": model.clone(**imagenet),
+    }
+    image = theirs["image"]
+    return {name: differences(outputs_of(m, variables, image), theirs) for name, m in wrong.items()}
+
+
 def record(path: str) -> None:
     """Names, shapes and every n-th feature of each library, for small networks and images."""
     fixture = {}
@@ -131,6 +148,8 @@ def record(path: str) -> None:
 def main(_: list[str]) -> None:
     if FLAGS.record:
         return record(FLAGS.record)
+    if FLAGS.wrong:
+        return write_json(HERE / "results" / "wrong_conventions.json", wrong_conventions())
     failed = False
     for library in FLAGS.libraries:
         result = {}
