@@ -9,6 +9,7 @@ def get_config() -> ConfigDict:
     config.seed = 0
     # A work directory whose best checkpoint the weights start from; '' starts from random ones.
     config.init_from = ""
+    config.pretrained = _pretrained()
     config.num_epochs = 100
     # Over all devices together. An epoch is as many whole batches as the training images give.
     config.batch_size = 16
@@ -24,6 +25,19 @@ def get_config() -> ConfigDict:
     config.gan = _gan()
     config.eval = _eval()
     return config
+
+
+def _pretrained() -> ConfigDict:
+    pretrained = ConfigDict()
+    # A file of torchvision, timm, Keras or segmentation_models.pytorch that the weights start from;
+    # '' starts from random ones. It sets mean, std, norm_epsilon and padding of config.model.
+    pretrained.path = ""
+    # A whole network's last layer: keep, or drop where the file has other classes than the data.
+    pretrained.head = "keep"
+    # Where the file's first convolution does not take 3 channels. sum: what they add up to is
+    # divided among red, green and blue. tile: they are repeated, or the first three taken.
+    pretrained.channels = ""
+    return pretrained
 
 
 def _data() -> ConfigDict:
@@ -96,6 +110,10 @@ def _model() -> ConfigDict:
     # Of pixels in 0 … 255: ImageNet's.
     model.mean = (123.675, 116.28, 103.53)
     model.std = (58.395, 57.12, 57.375)
+    # The encoder's batch norm: 1e-5 in PyTorch, 1e-3 in Keras.
+    model.norm_epsilon = 1e-5
+    # The encoder's zeros around an image at stride 2: symmetric in PyTorch, same in TensorFlow.
+    model.padding = "symmetric"
     # Neither the encoder's weights nor its batch statistics change.
     model.freeze_encoder = False
     return model

@@ -1,14 +1,17 @@
-"""Writes a trained network as one file, to run without segjax: StableHLO or ONNX.
+"""Writes a trained network as one file, to run without segjax: StableHLO, ONNX or safetensors.
 
   python -m segjax.export --workdir runs/camvid-cpu --format stablehlo --output camvid.zip --verify
   python -m segjax.export --workdir runs/camvid-cpu --format onnx --output camvid.onnx --verify
+  python -m segjax.export --workdir runs/camvid --format safetensors --output camvid.safetensors
 
-In goes `image`, uint8 [batch, height, width, 3] RGB; out come `label`, uint8 [batch, height,
-width], and `probabilities`, float32 [batch, height, width, classes]. Normalisation and padding are
-inside. StableHLO takes any height and width; ONNX those that the network was trained on, and any
-batch. A run that resizes its images was trained on `size` in the metadata: stretch them to it.
+StableHLO and ONNX files are programs: in goes `image`, uint8 [batch, height, width, 3] RGB; out
+come `label`, uint8 [batch, height, width], and `probabilities`, float32 [batch, height, width,
+classes]. Normalisation and padding are inside. StableHLO takes any height and width; ONNX those
+that the network was trained on, and any batch. A run that resizes its images was trained on `size`
+in the metadata: stretch them to it.
 
-`segjax.predict --model FILE` does that, and takes files of either format in place of a run.
+`segjax.predict --model FILE` does that, and takes either program in place of a run. A safetensors
+file holds the weights alone, for PyTorch: those of the network that its metadata name.
 """
 
 import hashlib
@@ -25,9 +28,9 @@ from segjax import cli
 from segjax.errors import ConfigError, ExportError
 
 if TYPE_CHECKING:
-    from segjax.networks import Trained
+    from segjax.networks import Network, Trained
 
-FORMATS = ("stablehlo", "onnx")
+FORMATS = ("stablehlo", "onnx", "safetensors")
 CHECKPOINTS = ("best", "latest")
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 OPSET = 18  # of ONNX: TensorRT 10 and ONNX Runtime 1.14 know it
@@ -39,7 +42,7 @@ def define_flags() -> None:
     """The flags of this entry point."""
     flags.DEFINE_string("workdir", None, "The trained run.")
     flags.DEFINE_enum("checkpoint", "best", CHECKPOINTS, "best (by validation mIoU) or latest.")
-    flags.DEFINE_enum("format", "stablehlo", FORMATS, "stablehlo or onnx.")
+    flags.DEFINE_enum("format", "stablehlo", FORMATS, "stablehlo, onnx or safetensors.")
     flags.DEFINE_string("output", None, "The file to write.")
     flags.DEFINE_bool("verify", False, "Compare with the run on its validation images.")
     flags.DEFINE_string("data_root", None, "Where the data are, if not where they were.")
@@ -120,6 +123,28 @@ def to_onnx(trained: "Trained", path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
+def to_safetensors(trained: "Trained", path: Path) -> None:
+    """Writes the state of segmentation_models.pytorch's U-Net, with metadata in the header.
+
+    Raises ConfigError where its U-Net cannot be this network, or safetensors is not installed.
+    """
+    from segjax import interchange
+
+    interchange.write(path, trained.variables, trained.config.model, metadata(trained))
+
+
+def _read_back(trained: "Trained", path: Path) -> "Network":
+    import jax
+    import jax.numpy as jnp
+
+    from segjax import networks, pretrained, tensor_files
+
+    if not tensor_files.read_header(path):
+        return networks.read_file(path)[0]
+    variables = pretrained.load(path, jax.tree.map(jnp.zeros_like, trained.variables))
+    return trained._replace(variables=variables).network()
+
+
 def _outputs(logits: Any) -> dict[str, Any]:
     import jax
 
@@ -138,15 +163,14 @@ def compare(trained: "Trained", path: Path, data_root: str | None = None) -> dic
     import numpy as np
     from tqdm import tqdm
 
-    from segjax import iou, networks
+    from segjax import iou
     from segjax.data import check
     from segjax.predictor import Predictor
 
     config = trained.config.data.copy_and_resolve_references()
     config.update(root=data_root or config.root, allow_missing_classes=True)
     source = check.usable(config, "val", check.check(config, splits=("val",)))
-    exported, _ = networks.read_file(path)
-    models = Predictor(trained.network()), Predictor(exported)
+    models = Predictor(trained.network()), Predictor(_read_back(trained, path))
     different = total = 0
     confusion = np.zeros((2, len(trained.table.names), len(trained.table.names)), np.int64)
     for i in tqdm(range(len(source)), unit="image", disable=None):
@@ -176,13 +200,14 @@ def export_run(
 
     Raises ExportError, and writes no file, where the exported network predicts something else.
     """
+    writers = {"stablehlo": to_stablehlo, "onnx": to_onnx, "safetensors": to_safetensors}
     from segjax import networks
 
     trained, output = networks.restore(folder, checkpoint, dtype="float32"), Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_name(f".{output.name}.tmp")
     try:
-        {"stablehlo": to_stablehlo, "onnx": to_onnx}[format](trained, unfinished)
+        writers[format](trained, unfinished)
         result = compare(trained, unfinished, data_root) if verify else {}
         if result:
             _judge(result, output)

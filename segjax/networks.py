@@ -15,7 +15,7 @@ import numpy as np
 from jax import export
 from ml_collections import ConfigDict
 
-from segjax import models, workdir
+from segjax import models, tensor_files, workdir
 from segjax.checkpoint import Checkpoints
 from segjax.data.datasets import LabelTable
 from segjax.errors import ConfigError, DataError
@@ -84,13 +84,18 @@ def restore(folder: str | Path, checkpoint: str = "best", dtype: str | None = No
 
 
 def read_file(path: str | Path) -> tuple[Network, dict[str, Any]]:
-    """The network in a file that segjax.export wrote, of either format, and its metadata.
+    """The network in a file that segjax.export wrote, as a program, and its metadata.
 
     Raises:
       DataError: where it is not such a file.
-      ConfigError: where ONNX Runtime is needed and not installed.
+      ConfigError: where ONNX Runtime is needed and not installed, and for weights alone.
     """
     try:
+        if tensor_files.read_header(Path(path)):
+            raise ConfigError(
+                f"{path} holds weights and no program; give the run itself (--workdir), or train "
+                "from them with --config.pretrained.path"
+            )
         is_onnx = not zipfile.is_zipfile(path)
         probabilities, metadata = (_read_onnx if is_onnx else _read_stablehlo)(Path(path))
         table = LabelTable.from_json(json.dumps(metadata["table"]), str(path))

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from segjax import adversarial, losses, models, optim, state, steps
+from segjax import adversarial, losses, models, optim, pretrained, state, steps
 from segjax.data import augment, check, pipeline
 from segjax.errors import ConfigError
 from segjax.evaluator import RESOLUTIONS
@@ -76,6 +76,8 @@ def validate(config: ConfigDict, devices: Parallel) -> None:
     _require(len(size) == 2 and whole, "data.size", size, "height and width")
     fit = config.data.fit
     _require(fit in pipeline.FITS, "data.fit", fit, f"one of {pipeline.FITS}")
+    epsilon = config.model.norm_epsilon
+    _require(epsilon > 0, "model.norm_epsilon", epsilon, "above 0")
     for field in ("mean", "std"):
         values = tuple(config.model[field])
         positive = field == "mean" or all(value > 0 for value in values)
@@ -84,6 +86,7 @@ def validate(config: ConfigDict, devices: Parallel) -> None:
     _require(threads >= 1, "data.num_threads", threads, "at least 1")
     _require(shown >= 0, "eval.num_pictures", shown, "at least 0")
     augment.check(config.augment)
+    pretrained.check(config)
     adversarial.check(config.gan)
     has_gan = config.gan.objective != "none"
     _require(k == 1 or not has_gan, "optim.accumulate", k, "1 with a discriminator (config.gan)")

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from segjax import adversarial, boundary, pictures, setup, warm_start, workdir
+from segjax import adversarial, boundary, pictures, pretrained, setup, warm_start, workdir
 from segjax.checkpoint import Checkpoints
 from segjax.data import check, pipeline
 from segjax.errors import ConfigError, DataError, Interrupted, TrainingError
@@ -31,9 +31,10 @@ class Run:
     """One run of a work directory, ready to go: data checked, functions built, state restored."""
 
     def __init__(self, config: ConfigDict, folder: Path) -> None:
-        self.config, self.folder = config, folder
         self.devices = Parallel(config.parallel)
         setup.validate(config, self.devices)
+        config = pretrained.with_conventions(config, folder)
+        self.config, self.folder = config, folder
         writes = self.devices.is_first
         workdir.open_for_training(folder, config, writes)
         data = check.check(config.data, cache=folder / "data.json")
@@ -77,6 +78,10 @@ class Run:
             log.info("Starting from the best checkpoint of %s", config.init_from)
             source = Path(config.init_from)
             variables = warm_start.variables_of(source, config, self.table, fresh.ema)
+            return fresh.with_variables(variables), [], Totals()
+        if step is None and config.pretrained.path:
+            options = config.pretrained.to_dict()
+            variables = pretrained.load(Path(options.pop("path")), fresh.ema, **options)
             return fresh.with_variables(variables), [], Totals()
         if step is None:
             return fresh, [], Totals()

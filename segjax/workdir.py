@@ -24,6 +24,26 @@ FREE = {
 }
 
 
+# Fields that came later, with the values that give what the runs without them were.
+LATER = {
+    "model.norm_epsilon": 1e-5,
+    "model.padding": "symmetric",
+    "pretrained.path": "",
+    "pretrained.head": "keep",
+    "pretrained.channels": "",
+    "data.folds": 0,
+    "data.fold": 0,
+}
+
+
+def _read_config(workdir: Path) -> dict:
+    config = _read_json(workdir / "config.json")
+    for field, value in LATER.items():
+        section, name = field.split(".")
+        config.setdefault(section, {}).setdefault(name, value)
+    return config
+
+
 def _read_json(path: Path) -> dict:
     if not path.is_file():
         raise DataError(f"{path} is missing; train first, or correct --workdir")
@@ -73,7 +93,7 @@ def open_for_training(workdir: Path, config: ConfigDict, writes: bool = True) ->
     path = workdir / "config.json"
     wanted = as_json(config)
     if path.exists() and any(workdir.glob("checkpoints/*")):
-        held, new = _flatten(_read_json(path)), _flatten(wanted)
+        held, new = _flatten(_read_config(workdir)), _flatten(wanted)
         changed = [
             f"{field} was {held.get(field)!r}, is {new.get(field)!r}"
             for field in sorted(held.keys() | new.keys())
@@ -111,7 +131,7 @@ def save_table(
 
 def load(workdir: Path) -> tuple[ConfigDict, LabelTable, np.ndarray]:
     """Configuration, label table and training pixels per class; DataError where there is no run."""
-    names = ("config.json", "classes.json", "pixel_counts.json")
-    config, table, counts = (_read_json(workdir / name) for name in names)
+    config = _read_config(workdir)
+    table, counts = (_read_json(workdir / name) for name in ("classes.json", "pixel_counts.json"))
     table = LabelTable.from_json(json.dumps(table), str(workdir / "classes.json"))
     return ConfigDict(config), table, np.array(list(counts.values()))

@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from segjax.models.layers import (
     DepthwiseConv,
     PointwiseConv,
     UpsampleConv,
+    as_convolution,
     convolution,
     upsample_bilinear,
     upsample_nearest,
@@ -96,6 +98,19 @@ def test_depthwise_convolution_equals_a_grouped_one(stride, size):
     ]
     for a, b in zip(*gradients, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_same_padding_is_that_of_tensorflow(stride):
+    x = jax.random.normal(jax.random.key(0), (2, 8, 10, 5))
+    layer = DepthwiseConv(stride, padding="same")
+    variables = layer.init(jax.random.key(1), x)
+    expected = convolution(x, variables["params"]["kernel"], stride, "SAME", groups=5)
+    np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
+    with nn.intercept_methods(as_convolution):
+        np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
+    other = DepthwiseConv(stride).apply(variables, x)
+    assert (jnp.abs(other - expected).max() > 0.1) == (stride == 2)
 
 
 def test_pointwise_convolution_equals_a_convolution():
@@ -224,6 +239,7 @@ def test_frozen_encoder_has_no_gradient_and_keeps_its_batch_statistics():
         ("width", 0.6),
         ("dtype", "float16"),
         ("upsample", "cubic"),
+        ("padding", "valid"),
         ("decoder_channels", (8, 8)),
     ],
 )

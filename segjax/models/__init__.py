@@ -10,6 +10,7 @@ from segjax.models.unet import Decoder, UNet
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 UPSAMPLE = ("nearest", "bilinear", "transpose")
+PADDING = ("symmetric", "same")
 
 
 def build(config: ConfigDict, num_classes: int, axis_name: str | None = None) -> UNet:
@@ -18,7 +19,12 @@ def build(config: ConfigDict, num_classes: int, axis_name: str | None = None) ->
     `axis_name` is the pmap axis over which batch norm shares its statistics; None under jit.
     Raises ConfigError for a value that no network has.
     """
-    choices = (("width", WIDTHS), ("dtype", tuple(DTYPES)), ("upsample", UPSAMPLE))
+    choices = (
+        ("width", WIDTHS),
+        ("dtype", tuple(DTYPES)),
+        ("upsample", UPSAMPLE),
+        ("padding", PADDING),
+    )
     for field, allowed in choices:
         if config[field] not in allowed:
             raise ConfigError(f"config.model.{field} is {config[field]!r}; choose one of {allowed}")
@@ -29,7 +35,9 @@ def build(config: ConfigDict, num_classes: int, axis_name: str | None = None) ->
         )
     shared = dict(axis_name=axis_name, dtype=DTYPES[config.dtype])
     return UNet(
-        encoder=MobileNetV2(config.width, **shared),
+        encoder=MobileNetV2(
+            config.width, epsilon=config.norm_epsilon, padding=config.padding, **shared
+        ),
         decoder=Decoder(tuple(config.decoder_channels), config.upsample, **shared),
         num_classes=num_classes,
         mean=tuple(config.mean),

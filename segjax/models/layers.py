@@ -9,17 +9,29 @@ import jax.numpy as jnp
 
 # He initialisation by fan-out, as in torchvision's MobileNetV2.
 kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+EPSILON = 1e-5  # of batch norm in PyTorch
 
 
-def batch_norm(axis_name: str | None, dtype: Any, train: bool) -> nn.BatchNorm:
-    """Batch norm with PyTorch's epsilon and momentum, so that weights trained there can be used.
+def zeros_around(stride: int, padding: str) -> list[tuple[int, int]]:
+    """Rows and columns of zeros before and after, for a 3×3 window on an even size.
+
+    PyTorch's are `symmetric`. TensorFlow's `same` puts no more than a window needs, so that at
+    stride 2 all are on one side, and every window sits one pixel further down and to the right.
+    """
+    return [(0, 1) if padding == "same" and stride == 2 else (1, 1)] * 2
+
+
+def batch_norm(
+    axis_name: str | None, dtype: Any, train: bool, epsilon: float = EPSILON
+) -> nn.BatchNorm:
+    """Batch norm with PyTorch's momentum, and its epsilon if no other is given.
 
     `axis_name` is the pmap axis over which batch statistics are shared.
     """
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
-        epsilon=1e-5,
+        epsilon=epsilon,
         axis_name=axis_name if train else None,
         dtype=dtype,
         name="norm",
@@ -48,12 +60,14 @@ class DepthwiseConv(nn.Module):
 
     stride: int = 1
     dtype: Any = jnp.float32
+    padding: str = "symmetric"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         _, height, width, channels = x.shape
         kernel = self.param("kernel", kernel_init, (3, 3, 1, channels)).astype(self.dtype)
-        padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
+        around = [(0, 0), *zeros_around(self.stride, self.padding), (0, 0)]
+        padded = jnp.pad(x.astype(self.dtype), around)
         stride = self.stride
         return sum(
             kernel[row, column, 0]
@@ -139,12 +153,15 @@ def as_convolution(
     kernel = layer.get_variable("params", "kernel").astype(layer.dtype)
     is_depthwise = isinstance(layer, DepthwiseConv)
     padding = [(kernel.shape[0] // 2,) * 2] * 2
-    stride, groups = (layer.stride, x.shape[-1]) if is_depthwise else (1, 1)
+    stride, groups = 1, 1
+    if is_depthwise:
+        padding = zeros_around(layer.stride, layer.padding)
+        stride, groups = layer.stride, x.shape[-1]
     return convolution(x, kernel, stride, padding, groups)
 
 
 class ConvNormAct(nn.Module):
-    """Convolution with symmetric padding (not TensorFlow's SAME), batch norm, activation."""
+    """Convolution, batch norm, activation; for `padding` see `zeros_around`."""
 
     features: int
     kernel: int = 3
@@ -153,11 +170,13 @@ class ConvNormAct(nn.Module):
     act: Any = nn.relu
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    epsilon: float = EPSILON
+    padding: str = "symmetric"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         if self.depthwise:
-            x = DepthwiseConv(self.stride, self.dtype, name="conv")(x)
+            x = DepthwiseConv(self.stride, self.dtype, self.padding, name="conv")(x)
         elif self.kernel == 1:
             x = PointwiseConv(self.features, self.dtype, name="conv")(x)
         else:
@@ -165,13 +184,13 @@ class ConvNormAct(nn.Module):
                 self.features,
                 (self.kernel, self.kernel),
                 strides=self.stride,
-                padding=self.kernel // 2,
+                padding=zeros_around(self.stride, self.padding),
                 use_bias=False,
                 kernel_init=kernel_init,
                 dtype=self.dtype,
                 name="conv",
             )(x)
-        x = batch_norm(self.axis_name, self.dtype, train)(x)
+        x = batch_norm(self.axis_name, self.dtype, train, self.epsilon)(x)
         return self.act(x)
 
 

@@ -3,13 +3,15 @@
 Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, table 2.
 """
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.layers import ConvNormAct
+from segjax.models.layers import EPSILON, ConvNormAct
 
 # (expansion, channels, repeats, stride of the first): table 2 of the paper.
 STAGES = (
@@ -36,20 +38,18 @@ class InvertedResidual(nn.Module):
     features: int
     stride: int
     expansion: int
-    axis_name: str | None = None
-    dtype: Any = jnp.float32
+    shared: Mapping[str, Any]  # fields of every ConvNormAct
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        shared = dict(axis_name=self.axis_name, dtype=self.dtype)
+        layer = partial(ConvNormAct, **self.shared)
         hidden = x.shape[-1] * self.expansion
         y = x
         if self.expansion > 1:
-            y = ConvNormAct(hidden, 1, act=nn.relu6, name="expand", **shared)(y, train)
-        y = ConvNormAct(
-            hidden, 3, self.stride, depthwise=True, act=nn.relu6, name="depthwise", **shared
-        )(y, train)
-        y = ConvNormAct(self.features, 1, act=lambda a: a, name="project", **shared)(y, train)
+            y = layer(hidden, 1, act=nn.relu6, name="expand")(y, train)
+        depthwise = layer(hidden, 3, self.stride, depthwise=True, act=nn.relu6, name="depthwise")
+        y = depthwise(y, train)
+        y = layer(self.features, 1, act=lambda a: a, name="project")(y, train)
         return x + y if x.shape == y.shape else y
 
 
@@ -57,16 +57,21 @@ class MobileNetV2(nn.Module):
     """Images [B, H, W, 3], H and W multiples of 32, to five features [B, H/s, W/s, C].
 
     The features are those of strides s = 2, 4, 8, 16, 32; at width 1.0 they have 16, 24, 32, 96 and
-    1280 channels, and the whole has 2,223,872 parameters.
+    1280 channels, and the whole has 2,223,872 parameters. `epsilon` and `padding` are PyTorch's, or
+    those of the library that the weights come from (see `layers.zeros_around`).
     """
 
     width: float = 1.0
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    epsilon: float = EPSILON
+    padding: str = "symmetric"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
-        shared = dict(axis_name=self.axis_name, dtype=self.dtype)
+        shared = dict(
+            axis_name=self.axis_name, dtype=self.dtype, epsilon=self.epsilon, padding=self.padding
+        )
         stem = ConvNormAct(scaled(32, self.width), 3, 2, act=nn.relu6, name="stem", **shared)
         x = stem(x, train)
         features = []
@@ -78,8 +83,8 @@ class MobileNetV2(nn.Module):
                     scaled(channels, self.width),
                     first_stride if block == 0 else 1,
                     expansion,
+                    shared,
                     name=f"stage{stage}_block{block}",
-                    **shared,
                 )(x, train)
         # Narrow networks keep 1280 channels here (paper, section 4.1).
         last = ConvNormAct(
