@@ -196,7 +196,8 @@ def _width(variables: dict[str, Any]) -> float | None:
 def _table(path: Path, source: Source, loaded: Tensors, dropped: set[str], new: set[str]) -> str:
     counters = {name for name in dropped if name.endswith(COUNTER)}
     others = [_some(dropped - counters), f"{len(counters)} × {COUNTER}" if counters else ""]
-    rows = (("loaded", loaded, _parts(loaded)), ("dropped", dropped, " and ".join(filter(None, others))),
+    named = " and ".join(filter(None, others))
+    rows = (("loaded", loaded, _parts(loaded)), ("dropped", dropped, named),
             ("new", new, _parts(new)))  # fmt: skip
     lines = [f"{kind:8}{len(names):4} tensors  {what}".rstrip() for kind, names, what in rows]
     return "\n".join([f"Weights of {source.name} from {path}", *lines])
