@@ -193,14 +193,13 @@ def _width(variables: dict[str, Any]) -> float | None:
     return next((width for width in WIDTHS if channels(width) == held), None)
 
 
-def _table(
-    path: Path, source: Source, loaded: Iterable[str], dropped: set[str], new: set[str]
-) -> str:
+def _table(path: Path, source: Source, loaded: Tensors, dropped: set[str], new: set[str]) -> str:
     counters = {name for name in dropped if name.endswith(COUNTER)}
-    others = f"{_some(dropped - counters)} and {len(counters)} × {COUNTER}" if dropped else ""
-    rows = (("loaded", loaded, _parts(loaded)), ("dropped", dropped, others),
+    others = [_some(dropped - counters), f"{len(counters)} × {COUNTER}" if counters else ""]
+    named = " and ".join(filter(None, others))
+    rows = (("loaded", loaded, _parts(loaded)), ("dropped", dropped, named),
             ("new", new, _parts(new)))  # fmt: skip
-    lines = [f"{kind:8}{len(list(names)):4} tensors  {what}" for kind, names, what in rows]
+    lines = [f"{kind:8}{len(names):4} tensors  {what}".rstrip() for kind, names, what in rows]
     return "\n".join([f"Weights of {source.name} from {path}", *lines])
 
 
