@@ -371,7 +371,7 @@ def test_a_video_that_ends_early_is_an_error_after_its_summary(main, tmp_path, m
     ("values", "told"),
     [
         ({}, "give --workdir, the folder of a run, or --model"),
-        ({"workdir": ".", "model": "in.mp4"}, "give --workdir, the folder of a run, or --model"),
+        ({"workdir": ".", "model": "in.mp4"}, "--workdir and --model are both given"),
         ({"workdir": ".", "probabilities": True}, "--probabilities is for images"),
         ({"workdir": ".", "output": "."}, "would replace the video"),
         ({"workdir": ".", "input": "photos", "show": True}, "--show is for a video"),
