@@ -10,7 +10,7 @@ train: $(VENV)/.ready
 	$(RUN) -m segjax.main --config configs/quickstart.py --workdir $(WORKDIR)
 
 test: $(VENV)/.ready-test
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.ready-test
 	$(VENV)/bin/ruff format --check .
