@@ -3,8 +3,8 @@
   python experiments/throughput/run.py --peer=peer/bin/python
 
 Every setting is measured --rounds times by each, one process after the other, so that what else the
-machine does meets both; medians of the rounds go to results/DEVICE.json. Without --peer only segjax
-is measured. See measure.py and peer.py for what is timed.
+machine does meets both; medians of the rounds go to results/DEVICE_SIZES.json. Without --peer only
+segjax is measured. See measure.py and peer.py for what is timed.
 """
 
 import json
@@ -72,7 +72,8 @@ def main(_: list[str]) -> None:
             rows.append(row)
             print(json.dumps(row, indent=2), flush=True)
     device = rows[0]["segjax"]["device"].replace(" ", "_").lower()
-    write_json(HERE / "results" / f"{device}.json", {"rounds": FLAGS.rounds, "rows": rows})
+    name = f"{device}_{'_'.join(FLAGS.sizes)}.json"
+    write_json(HERE / "results" / name, {"rounds": FLAGS.rounds, "rows": rows})
 
 
 if __name__ == "__main__":
