@@ -7,6 +7,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax.models.convolutions import (
+    conv3x3,
+    convolution,
+    depthwise,
+    upsample_conv3x3,
+    upsample_nearest,
+)
+
 # He initialisation by fan-out, as in torchvision's MobileNetV2.
 kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 EPSILON = 1e-5  # of batch norm in PyTorch
@@ -52,11 +60,7 @@ class PointwiseConv(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """3×3 convolution of every channel on its own, as nine shifted multiply-adds.
-
-    XLA's grouped convolution is 20 to 30 times slower on a CPU. The kernel has the shape that a
-    grouped convolution's would have, [3, 3, 1, C].
-    """
+    """3×3 convolution of every channel on its own; its kernel is [3, 3, 1, C]."""
 
     stride: int = 1
     dtype: Any = jnp.float32
@@ -64,34 +68,25 @@ class DepthwiseConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        _, height, width, channels = x.shape
-        kernel = self.param("kernel", kernel_init, (3, 3, 1, channels)).astype(self.dtype)
+        kernel = self.param("kernel", kernel_init, (3, 3, 1, x.shape[-1])).astype(self.dtype)
         around = [(0, 0), *zeros_around(self.stride, self.padding), (0, 0)]
-        padded = jnp.pad(x.astype(self.dtype), around)
-        stride = self.stride
-        return sum(
-            kernel[row, column, 0]
-            * padded[:, row : row + height : stride, column : column + width : stride]
-            for row in range(3)
-            for column in range(3)
-        )
+        return depthwise(jnp.pad(x.astype(self.dtype), around), kernel, self.stride)
 
 
-def upsample_nearest(x: jax.Array) -> jax.Array:
-    """Doubles height and width by repetition: [B, H, W, C] to [B, 2H, 2W, C]."""
-    batch, height, width, channels = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
-    return x.reshape(batch, 2 * height, 2 * width, channels)
+class Conv3x3(nn.Module):
+    """3×3 convolution of stride 1, without a bias."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", kernel_init, (3, 3, x.shape[-1], self.features))
+        return conv3x3(x.astype(self.dtype), kernel.astype(self.dtype))
 
 
 class UpsampleConv(nn.Module):
-    """3×3 convolution of x, doubled by repetition, and a skip beside it, in 4/9 of the work on x.
-
-    A 3×3 window on the doubled array meets only 2×2 pixels of x: which of its rows and columns
-    meet the same one depends on whether the output's row and column are even or odd. So x itself is
-    convolved four times, with 2×2 sums of the kernel, and the four results are interleaved. The
-    kernel is that of the 3×3 convolution of concatenate([upsample_nearest(x), skip]).
-    """
+    """3×3 convolution of x, doubled by repetition, and a skip beside it."""
 
     features: int
     dtype: Any = jnp.float32
@@ -99,40 +94,14 @@ class UpsampleConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, skip: jax.Array | None) -> jax.Array:
         """x: [B, H, W, C]; skip: [B, 2H, 2W, C'] or None; gives [B, 2H, 2W, features]."""
-        batch, height, width, channels = x.shape
+        channels = x.shape[-1]
         total = channels + (0 if skip is None else skip.shape[-1])
         kernel = self.param("kernel", kernel_init, (3, 3, total, self.features))
-        sums = [_pair_sums(rows, 1) for rows in _pair_sums(kernel[:, :, :channels], 0)]
-        parts = [
-            [self._conv(x, sums[i][j], [(1 - i, i), (1 - j, j)]) for j in (0, 1)] for i in (0, 1)
-        ]
-        out = jnp.stack([jnp.stack(row, axis=3) for row in parts], axis=2)
-        out = out.reshape(batch, 2 * height, 2 * width, self.features)
-        if skip is not None:
-            out += self._conv(skip, kernel[:, :, channels:], [(1, 1), (1, 1)])
-        return out
-
-    def _conv(self, x: jax.Array, kernel: jax.Array, padding: Any) -> jax.Array:
-        return convolution(x.astype(self.dtype), kernel.astype(self.dtype), 1, padding)
-
-
-def _pair_sums(kernel: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Three taps to the two that even rows (or columns) have, and the two of odd ones."""
-    first, middle, last = jnp.split(kernel, 3, axis)
-    return (
-        jnp.concatenate([first, middle + last], axis),
-        jnp.concatenate([first + middle, last], axis),
-    )
-
-
-def convolution(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: Any, groups: int = 1
-) -> jax.Array:
-    """XLA's convolution of [B, H, W, C] with a kernel [h, w, C / groups, C']."""
-    layout = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=layout, feature_group_count=groups
-    )
+        kernel = kernel.astype(self.dtype)
+        out = upsample_conv3x3(x.astype(self.dtype), kernel[:, :, :channels])
+        if skip is None:
+            return out
+        return out + conv3x3(skip.astype(self.dtype), kernel[:, :, channels:])
 
 
 def as_convolution(
@@ -143,7 +112,7 @@ def as_convolution(
     Slower under XLA on a CPU, but what other programs know and run fast.
     """
     layer = context.module
-    if not isinstance(layer, PointwiseConv | DepthwiseConv | UpsampleConv):
+    if not isinstance(layer, PointwiseConv | DepthwiseConv | Conv3x3 | UpsampleConv):
         return next_method(*arguments, **keywords)
     if context.method_name != "__call__":
         return next_method(*arguments, **keywords)
@@ -179,6 +148,8 @@ class ConvNormAct(nn.Module):
             x = DepthwiseConv(self.stride, self.dtype, self.padding, name="conv")(x)
         elif self.kernel == 1:
             x = PointwiseConv(self.features, self.dtype, name="conv")(x)
+        elif self.stride == 1:
+            x = Conv3x3(self.features, self.dtype, name="conv")(x)
         else:
             x = nn.Conv(
                 self.features,
