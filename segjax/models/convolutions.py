@@ -129,9 +129,7 @@ def _depthwise_forward(padded: jax.Array, kernel: jax.Array, stride: int) -> tup
     return depthwise(padded, kernel, stride), (padded, kernel)
 
 
-def _depthwise_backward(
-    stride: int, saved: tuple, slope: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _depthwise_backward(stride: int, saved: tuple, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
     padded, kernel = saved
     padded_slope = _padded_slope(slope, kernel, stride)[:, : padded.shape[1], : padded.shape[2]]
     # First over a few rows, in one pass: XLA's sum over all axes is several times slower on a CPU.

@@ -14,6 +14,7 @@ from segjax.models.convolutions import (
     upsample_conv3x3,
     upsample_nearest,
 )
+from segjax.models.norm import NormAct
 
 # He initialisation by fan-out, as in torchvision's MobileNetV2.
 kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -27,23 +28,6 @@ def zeros_around(stride: int, padding: str) -> list[tuple[int, int]]:
     stride 2 all are on one side, and every window sits one pixel further down and to the right.
     """
     return [(0, 1) if padding == "same" and stride == 2 else (1, 1)] * 2
-
-
-def batch_norm(
-    axis_name: str | None, dtype: Any, train: bool, epsilon: float = EPSILON
-) -> nn.BatchNorm:
-    """Batch norm with PyTorch's momentum, and its epsilon if no other is given.
-
-    `axis_name` is the pmap axis over which batch statistics are shared.
-    """
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=epsilon,
-        axis_name=axis_name if train else None,
-        dtype=dtype,
-        name="norm",
-    )
 
 
 class PointwiseConv(nn.Module):
@@ -129,6 +113,11 @@ def as_convolution(
     return convolution(x, kernel, stride, padding, groups)
 
 
+def identity(x: jax.Array) -> jax.Array:
+    """No activation."""
+    return x
+
+
 class ConvNormAct(nn.Module):
     """Convolution, batch norm, activation; for `padding` see `zeros_around`."""
 
@@ -161,8 +150,8 @@ class ConvNormAct(nn.Module):
                 dtype=self.dtype,
                 name="conv",
             )(x)
-        x = batch_norm(self.axis_name, self.dtype, train, self.epsilon)(x)
-        return self.act(x)
+        norm = NormAct(self.act, self.axis_name, self.dtype, self.epsilon, name="norm")
+        return norm(x, train)
 
 
 def upsample_bilinear(x: jax.Array) -> jax.Array:
@@ -200,8 +189,7 @@ class UpsampleTranspose(nn.Module):
             dtype=self.dtype,
             name="conv",
         )(x)
-        x = batch_norm(self.axis_name, self.dtype, train)(x)
-        return nn.relu(x)
+        return NormAct(nn.relu, self.axis_name, self.dtype, EPSILON, name="norm")(x, train)
 
 
 class UpsampleConvNormAct(nn.Module):
@@ -214,4 +202,4 @@ class UpsampleConvNormAct(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, skip: jax.Array | None, train: bool) -> jax.Array:
         x = UpsampleConv(self.features, self.dtype, name="conv")(x, skip)
-        return nn.relu(batch_norm(self.axis_name, self.dtype, train)(x))
+        return NormAct(nn.relu, self.axis_name, self.dtype, EPSILON, name="norm")(x, train)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.layers import EPSILON, ConvNormAct
+from segjax.models.layers import EPSILON, ConvNormAct, identity
 
 # (expansion, channels, repeats, stride of the first): table 2 of the paper.
 STAGES = (
@@ -49,7 +49,7 @@ class InvertedResidual(nn.Module):
             y = layer(hidden, 1, act=nn.relu6, name="expand")(y, train)
         depthwise = layer(hidden, 3, self.stride, depthwise=True, act=nn.relu6, name="depthwise")
         y = depthwise(y, train)
-        y = layer(self.features, 1, act=lambda a: a, name="project")(y, train)
+        y = layer(self.features, 1, act=identity, name="project")(y, train)
         return x + y if x.shape == y.shape else y
 
 

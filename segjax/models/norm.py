@@ -1,0 +1,108 @@
+"""Batch norm and the activation behind it as one function, with one backward pass.
+
+Ioffe and Szegedy, "Batch Normalization", ICML 2015. Of every layer the backward pass keeps the
+input alone; JAX by itself keeps several arrays of that size, and goes over them more often.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+MOMENTUM = 0.9  # PyTorch counts from the other end and says 0.1
+Activation = Callable[[jax.Array], jax.Array]
+
+
+def _mean(sums: list[jax.Array], x: jax.Array, axis_name: str | None) -> list[jax.Array]:
+    """Sums [C] over the pixels of a batch like x, divided by their number on all devices."""
+    count = x.size / x.shape[-1]
+    if axis_name is not None:
+        sums, count = jax.lax.psum((sums, count), axis_name)
+    return [total / count for total in sums]
+
+
+def _normalize(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, mean: jax.Array, inverse: jax.Array
+) -> jax.Array:
+    return ((x - mean) * (inverse * scale) + bias).astype(x.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def norm_act(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    act: Activation,
+    epsilon: float,
+    axis_name: str | None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """act of x [B, H, W, C] normalised by its own batch, and the float32 [C] mean and variance.
+
+    No gradient flows through that mean and variance where they are kept for evaluation.
+    """
+    return _norm_act_forward(x, scale, bias, act, epsilon, axis_name)[0]
+
+
+def _norm_act_forward(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    act: Activation,
+    epsilon: float,
+    axis_name: str | None,
+) -> tuple:
+    wide, pixels = x.astype(jnp.float32), (0, 1, 2)
+    mean, square = _mean([wide.sum(pixels), (wide * wide).sum(pixels)], x, axis_name)
+    variance = jnp.maximum(square - mean * mean, 0.0)
+    inverse = jax.lax.rsqrt(variance + epsilon)
+    y = act(_normalize(x, scale, bias, mean, inverse))
+    return (y, mean, variance), (x, scale, bias, mean, inverse)
+
+
+def _norm_act_backward(
+    act: Activation, epsilon: float, axis_name: str | None, saved: tuple, slopes: tuple
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, scale, bias, mean, inverse = saved
+    (slope,) = jax.vjp(act, _normalize(x, scale, bias, mean, inverse))[1](slopes[0])
+    slope, centred = slope.astype(jnp.float32), x.astype(jnp.float32) - mean
+    bias_slope = slope.sum((0, 1, 2))
+    scale_slope = (slope * centred).sum((0, 1, 2)) * inverse
+    # The batch's mean and variance move with every pixel, on every device.
+    mean_bias, mean_scale = _mean([bias_slope, scale_slope], x, axis_name)
+    x_slope = (slope - mean_bias - centred * (inverse * mean_scale)) * (inverse * scale)
+    return x_slope.astype(x.dtype), scale_slope, bias_slope
+
+
+norm_act.defvjp(_norm_act_forward, _norm_act_backward)
+
+
+class NormAct(nn.Module):
+    """Batch norm with PyTorch's momentum, and an activation; the variables of `nn.BatchNorm`.
+
+    `axis_name` is the pmap axis over which batch statistics are shared.
+    """
+
+    act: Activation
+    axis_name: str | None
+    dtype: Any
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        channels = x.shape[-1:]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        variance = self.variable("batch_stats", "var", jnp.ones, channels)
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        x = x.astype(self.dtype)
+        if not train:
+            inverse = jax.lax.rsqrt(variance.value + self.epsilon)
+            return self.act(_normalize(x, scale, bias, mean.value, inverse))
+        y, *batch = norm_act(x, scale, bias, self.act, self.epsilon, self.axis_name)
+        if not self.is_initializing():
+            for held, new in zip((mean, variance), batch, strict=True):
+                held.value = MOMENTUM * held.value + (1 - MOMENTUM) * new
+        return y

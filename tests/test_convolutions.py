@@ -1,0 +1,79 @@
+"""Every fast form equals the plain one, in values and in gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.models import convolutions
+from segjax.models.convolutions import conv3x3, convolution, depthwise, upsample_conv3x3
+
+
+def assert_same(ours, plain, *inputs, tolerance=1e-5):
+    """Values, and gradients of every input, relative to the largest of each array."""
+    results = []
+    for function in (ours, plain):
+        value, pull_back = jax.vjp(function, *inputs)
+        slope = jax.random.normal(jax.random.key(9), value.shape, value.dtype)
+        results.append((value, *pull_back(slope)))
+    for a, b in zip(*results, strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        np.testing.assert_allclose(a, b, atol=tolerance * np.abs(b).max())
+
+
+def draw(*shapes, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    return [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)]
+
+
+@pytest.fixture(params=[4096, 40], ids=["all images at once", "a few images at a time"])
+def cached_pixels(request, monkeypatch):
+    monkeypatch.setattr(convolutions, "CACHED_PIXELS", request.param)
+
+
+@pytest.mark.parametrize("channels", [(3, 5), (32, 16), (16, 40)], ids=str)
+@pytest.mark.parametrize("size", [(4, 4, 5), (3, 1, 1), (1, 7, 3), (6, 2, 9)], ids=str)
+def test_conv3x3_is_a_convolution(size, channels, cached_pixels, optimized):
+    x, kernel = draw((*size, channels[0]), (3, 3, *channels))
+    assert_same(conv3x3, lambda x, k: convolution(x, k, 1, [(1, 1), (1, 1)]), x, kernel)
+
+
+@pytest.mark.parametrize("channels", [(5, 3), (24, 32)], ids=str)
+@pytest.mark.parametrize("size", [(4, 4, 5), (3, 1, 1), (1, 7, 3), (6, 2, 9)], ids=str)
+def test_upsample_conv3x3_is_doubling_and_a_convolution(size, channels, cached_pixels, optimized):
+    x, kernel = draw((*size, channels[0]), (3, 3, *channels))
+
+    def plain(x, kernel):
+        return convolution(x.repeat(2, 1).repeat(2, 2), kernel, 1, [(1, 1), (1, 1)])
+
+    assert_same(upsample_conv3x3, plain, x, kernel)
+    assert_same(convolutions._doubled_first, plain, x, kernel)  # what other devices run
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(2, 8, 10), (3, 3, 3), (1, 4, 7), (5, 11, 6)], ids=str)
+def test_depthwise_is_a_grouped_convolution(size, stride, optimized):
+    x, kernel = draw((*size, 6), (3, 3, 1, 6))
+    assert_same(
+        lambda x, kernel: depthwise(x, kernel, stride),
+        lambda x, kernel: convolution(x, kernel, stride, "VALID", groups=6),
+        *(x, kernel),
+    )
+
+
+def test_bfloat16_sums_are_taken_in_float32(optimized):
+    """Sixteen thousand products: sums in bfloat16 would stop growing after 256 of them."""
+    x, kernel = draw((1, 128, 128, 32), (3, 3, 32, 16), dtype=jnp.bfloat16)
+    x = jnp.abs(x)
+    for ours, groups in ((conv3x3, 1), (lambda x, k: depthwise(x, k, 1), 32)):
+        if groups > 1:
+            kernel = kernel[:, :, :1, :1].repeat(32, -1)
+        value, pull_back = jax.vjp(lambda k, ours=ours: ours(x, k), kernel)
+        (slope,) = pull_back(jnp.ones_like(value))
+        padding = [(1, 1), (1, 1)] if groups == 1 else "VALID"
+        exact = jax.vjp(
+            lambda k, p=padding, g=groups: convolution(x.astype(jnp.float32), k, 1, p, g),
+            kernel.astype(jnp.float32),
+        )[1](jnp.ones(value.shape))[0]
+        np.testing.assert_allclose(slope.astype(jnp.float32), exact, rtol=1e-2)
