@@ -32,7 +32,8 @@ def _pretrained() -> ConfigDict:
     # A file of torchvision, timm, Keras or segmentation_models.pytorch that the weights start from;
     # '' starts from random ones. It sets mean, std, norm_epsilon and padding of config.model.
     pretrained.path = ""
-    # A whole network's last layer: keep, or drop where the file has other classes than the data.
+    # A whole network's last layer: keep, or drop where the file, or the run of init_from, has other
+    # classes than the data.
     pretrained.head = "keep"
     # Where the file's first convolution does not take 3 channels. sum: what they add up to is
     # divided among red, green and blue. tile: they are repeated, or the first three taken.

@@ -112,6 +112,18 @@ def _set_up_logging() -> None:
     logging.getLogger("segjax").setLevel(logging.INFO)
 
 
+def use_huge_pages() -> None:
+    """Starts this process anew with huge pages for large arrays; glibc reads that at the start.
+
+    On a CPU every training step takes its memory anew, and with pages of 4 KiB a tenth of its time
+    goes into getting it. Elsewhere than on Linux, or where the user has set it, nothing happens.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def run(main: Callable[[], None]) -> None:
     """Parses flags and runs `main`; errors of the user's making print without a traceback."""
     # Compiled programs are kept: a second run starts training within seconds.
@@ -119,6 +131,7 @@ def run(main: Callable[[], None]) -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 
     def wrapped(_: Sequence[str]) -> None:
+        use_huge_pages()
         _set_up_logging()
         several = "multihost" in FLAGS and FLAGS.multihost
         if "multihost" in FLAGS and not several and FLAGS.coordinator:

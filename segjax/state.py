@@ -1,6 +1,7 @@
 """What training changes from step to step, as one pytree."""
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -82,15 +83,18 @@ def fingerprint(params: Any) -> str:
 
 def create(model: nn.Module, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """A state at step 0, the same for the same seed on any number of devices."""
-    image = jnp.zeros((1, 64, 64, 3), jnp.uint8)
-    variables = _init(model, seed, image)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        opt_state=optimizer.init(variables["params"]),
-        # A copy: the step donates its buffers, and one buffer cannot be donated twice.
-        ema=jax.tree.map(jnp.copy, variables),
-        **variables,
-    )
+
+    def fresh(key: jax.Array) -> TrainState:
+        variables = _init(model, key, jnp.zeros((1, 64, 64, 3), jnp.uint8))
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            opt_state=optimizer.init(variables["params"]),
+            # A copy: the step donates its buffers, and one buffer cannot be donated twice.
+            ema=jax.tree.map(jnp.copy, variables),
+            **variables,
+        )
+
+    return _run_once(fresh, seed)
 
 
 def add_discriminator(
@@ -101,17 +105,21 @@ def add_discriminator(
     seed: int,
 ) -> GanState:
     """The segmenter's state with that of a new discriminator, the same for the same seed."""
-    image, probabilities = jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 64, 64, num_classes))
-    variables = _init(discriminator, seed, image, probabilities)
-    opt_state = optimizer.init(variables["params"])
-    return GanState(generator, DiscriminatorState(opt_state=opt_state, **variables))
+
+    def fresh(key: jax.Array) -> DiscriminatorState:
+        image, probabilities = jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 64, 64, num_classes))
+        variables = _init(discriminator, key, image, probabilities)
+        return DiscriminatorState(opt_state=optimizer.init(variables["params"]), **variables)
+
+    return GanState(generator, _run_once(fresh, seed))
 
 
-def _init(model: nn.Module, seed: int, *inputs: jax.Array) -> dict[str, Any]:
-    # Runs once: compiling it with all optimisations would take longer than running it ever could.
-    init = jax.jit(
-        lambda key: model.init(key, *inputs, train=False),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
-    variables = init(jax.random.key(seed))
+def _init(model: nn.Module, key: jax.Array, *inputs: jax.Array) -> dict[str, Any]:
+    variables = model.init(key, *inputs, train=False)
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+
+def _run_once(fresh: Callable, seed: int) -> Any:
+    # Compiling with all optimisations would take longer than running it once ever could.
+    compiled = jax.jit(fresh, compiler_options={"xla_backend_optimization_level": 0})
+    return compiled(jax.random.key(seed))

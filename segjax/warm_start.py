@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from segjax import workdir
@@ -19,6 +20,8 @@ def variables_of(
 ) -> dict[str, Any]:
     """The averaged params and batch_stats of a run's best checkpoint, in the structure of `like`.
 
+    With config.pretrained.head = 'drop' the last layer stays as it is in `like`.
+
     Raises:
       DataError: where there is no run.
       ConfigError: where its network or its classes are not those of `config` and `table`.
@@ -30,9 +33,11 @@ def variables_of(
         step = checkpoints.find("best")
     except DataError as error:
         raise DataError(f"config.init_from is {str(folder)!r}: {error}") from error
-    if source_table.names != table.names:
+    drops_head = config.pretrained.head == "drop"
+    if source_table.names != table.names and not drops_head:
         raise ConfigError(
-            f"{where} with other classes than the data: {', '.join(source_table.names)}"
+            f"{where} with other classes than the data: {', '.join(source_table.names)}; set "
+            "config.pretrained.head=drop to start with a new last layer"
         )
     # By way of JSON, as the source was stored: tuples become lists.
     wanted = ConfigDict(workdir.as_json(config)).model
@@ -42,6 +47,17 @@ def variables_of(
                 f"{where} with config.model.{field}={value!r}, here it is {wanted[field]!r}; give "
                 "it the same value"
             )
-    variables = checkpoints.restore_ema(like, step)
+    variables = checkpoints.restore_ema(_with_classes(like, len(source_table.names)), step)
     checkpoints.close()
+    if drops_head:
+        variables["params"]["head"] = like["params"]["head"]
     return variables
+
+
+def _with_classes(like: dict[str, Any], num_classes: int) -> dict[str, Any]:
+    """`like` with the shapes of a last layer of so many classes."""
+    head = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((*x.shape[:-1], num_classes), x.dtype),
+        like["params"]["head"],
+    )
+    return {**like, "params": {**like["params"], "head": head}}
