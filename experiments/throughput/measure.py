@@ -1,10 +1,12 @@
 """One process, one setting: images/s of segjax's training step and inference, as a line of JSON.
 
   python experiments/throughput/measure.py --height=96 --width=128 --batch=8
+  python experiments/throughput/measure.py --devices=2 --parallel=pmap    # the processor as two
 
-The whole step is timed: augmentation, forward, backward, update, metrics. `floor_ms` is the time
-that the step's floating-point operations, as XLA counts them, would take at the rate that a large
-matrix product reaches on the same machine in the same process.
+The whole step is timed: augmentation, forward, backward, update, metrics. Beside its time stand two
+floors: that of its floating-point operations at the rate of a large matrix product, and that of the
+bytes that it reads and writes at the rate of a large copy, both as XLA counts them, and measured in
+the same process. The larger over the measured time is the share of the roofline.
 """
 
 import json
@@ -13,11 +15,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 START = time.perf_counter()
 
+import flax.linen as nn  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
@@ -26,7 +30,8 @@ from absl import app, flags  # noqa: E402
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from configs import camvid  # noqa: E402
-from segjax import setup  # noqa: E402
+from segjax import cli, setup  # noqa: E402
+from segjax.models import layers  # noqa: E402
 from segjax.parallel import Parallel  # noqa: E402
 
 CLASSES = 11
@@ -39,6 +44,8 @@ flags.DEFINE_float("network_width", 1.0, "MobileNetV2's width.")
 flags.DEFINE_list("decoder", ["256", "128", "64", "32", "16"], "Channels of the decoder.")
 flags.DEFINE_string("dtype", "float32", "float32 or bfloat16.")
 flags.DEFINE_string("parallel", "auto", "jit, pmap or auto.")
+flags.DEFINE_integer("devices", 0, "As how many devices to use a processor; 0 leaves it alone.")
+flags.DEFINE_bool("plain", False, "XLA's own convolutions in place of segjax's forms.")
 
 
 def median_ms(step: Callable[[], Any]) -> float:
@@ -51,32 +58,48 @@ def median_ms(step: Callable[[], Any]) -> float:
     return statistics.median(times[2:])
 
 
-def matmul_gflops(dtype: str) -> float:
-    """What a square matrix product of 2048 reaches."""
+def floors(step: Any, dtype: str) -> dict[str, float]:
+    """What a compiled step has to do, at the rates of a matrix product of 2048 and of a copy."""
     square = jnp.ones((2048, 2048), dtype)
     product = jax.jit(jnp.matmul)
-    return 2 * 2048**3 / 1e6 / median_ms(lambda: product(square, square))
+    gflops = 2 * 2048**3 / 1e6 / median_ms(lambda: product(square, square))
+    large = jnp.ones(2**26)  # 256 MiB
+    copy = jax.jit(jnp.negative)
+    gigabytes = 2 * large.nbytes / 1e6 / median_ms(lambda: copy(large))
+    cost = step.cost_analysis()
+    return {
+        "train_gflop": cost["flops"] / 1e9,
+        "train_gb": cost["bytes accessed"] / 1e9,
+        "matmul_gflops": gflops,
+        "copy_gb_per_s": gigabytes,
+        "floor_flops_ms": cost["flops"] / 1e6 / gflops,
+        "floor_bytes_ms": cost["bytes accessed"] / 1e6 / gigabytes,
+    }
 
 
-def main(_: list[str]) -> None:
+def make_batch() -> dict[str, np.ndarray]:
+    """Random images and labels."""
+    rng, shape = np.random.default_rng(0), (FLAGS.batch, FLAGS.height, FLAGS.width)
+    return {
+        "image": rng.integers(0, 256, (*shape, 3), dtype=np.uint8),
+        "label": rng.integers(0, CLASSES, shape, dtype=np.uint8),
+        "size": np.tile(np.int32(shape[1:]), (FLAGS.batch, 1)),
+        "index": np.arange(FLAGS.batch, dtype=np.int32),
+    }
+
+
+def measure() -> dict[str, Any]:
+    """Everything of one setting."""
     config = camvid.get_config("cpu")
     config.data.size = (FLAGS.height, FLAGS.width)
     config.batch_size = FLAGS.batch
-    config.parallel = FLAGS.parallel
     config.model.update(width=FLAGS.network_width, dtype=FLAGS.dtype)
     config.model.decoder_channels = tuple(map(int, FLAGS.decoder))
     config.loss.dice = 0.0  # cross entropy alone, as the peer
-    devices = Parallel(config.parallel)
+    devices = Parallel(FLAGS.parallel)
     functions = setup.build(config, devices, CLASSES, np.ones(CLASSES), total_steps=10_000)
     state = devices.replicate(setup.create_state(functions, CLASSES, 0))
-    rng, shape = np.random.default_rng(0), (FLAGS.batch, FLAGS.height, FLAGS.width)
-    batch = {
-        "image": rng.integers(0, 256, (*shape, 3), dtype=np.uint8),
-        "label": rng.integers(0, CLASSES, shape, dtype=np.uint8),
-        "size": np.tile(np.int32(config.data.size), (FLAGS.batch, 1)),
-        "index": np.arange(FLAGS.batch, dtype=np.int32),
-    }
-    batch = devices.shard(batch)
+    batch = devices.shard(make_batch())
 
     begin = time.perf_counter()
     train = functions.train_step.lower(state, batch).compile()
@@ -100,24 +123,28 @@ def main(_: list[str]) -> None:
         "devices": len(devices.devices),
         "device": devices.devices[0].device_kind,
     }
-    if devices.mode == "jit":
+    if len(devices.devices) == 1:
         variables = jax.device_get(state.variables)
         image = jax.device_get(batch["image"])
         predict = jax.jit(lambda x: functions.model.apply(variables, x, train=False).argmax(-1))
-        infer_ms = median_ms(lambda: predict(image))
-        rate = matmul_gflops(FLAGS.dtype)
-        flops = train.cost_analysis()["flops"]
-        result |= {
-            "infer_images_per_s": 1000 * FLAGS.batch / infer_ms,
-            "train_gflop": flops / 1e9,
-            "matmul_gflops": rate,
-            "floor_ms": flops / 1e6 / rate,
-        }
+        result["infer_images_per_s"] = 1000 * FLAGS.batch / median_ms(lambda: predict(image))
+        result |= floors(train, FLAGS.dtype)
+        floor = max(result["floor_flops_ms"], result["floor_bytes_ms"])
+        result["share_of_roofline"] = floor / train_ms
     statistics_of_device = devices.devices[0].memory_stats() or {}
     peak = statistics_of_device.get(
         "peak_bytes_in_use", 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     )
-    print(json.dumps(result | {"peak_mib": peak / 2**20}))
+    return result | {"peak_mib": peak / 2**20}
+
+
+def main(_: list[str]) -> None:
+    cli.use_huge_pages()  # as segjax.main does
+    if FLAGS.devices:
+        jax.config.update("jax_num_cpu_devices", FLAGS.devices)
+    plain = nn.intercept_methods(layers.as_convolution) if FLAGS.plain else nullcontext()
+    with plain:
+        print(json.dumps(measure()))
 
 
 if __name__ == "__main__":
