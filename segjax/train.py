@@ -3,7 +3,7 @@
 import logging
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from segjax.summaries import Summaries
 
 log = logging.getLogger(__name__)
 State = TrainState | GanState
+OnEpoch = Callable[[list[dict[str, float]]], None]
 
 
 class Run:
@@ -153,8 +154,15 @@ def catch_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def train_and_evaluate(config: ConfigDict, folder: str | Path) -> tuple[State, dict]:
+def train_and_evaluate(
+    config: ConfigDict, folder: str | Path, on_epoch: OnEpoch | None = None
+) -> tuple[State, dict]:
     """Trains, or resumes, and evaluates the best checkpoint on the validation split.
+
+    Args:
+      on_epoch: called after every epoch, when all is saved, with the history: a row per epoch, with
+        epoch, train_loss … and, where an evaluation ran, val_mean_iou …. What it raises ends the
+        run.
 
     Returns:
       The last state, unreplicated, and the report that is also in report/val.json.
@@ -175,7 +183,7 @@ def train_and_evaluate(config: ConfigDict, folder: str | Path) -> tuple[State, d
             ) as progress,
         ):
             summaries.text(run.start_step, "config", f"```\n{config}\n```")
-            train_state = _loop(run, train_state, signals, summaries, progress)
+            train_state = _loop(run, train_state, signals, summaries, progress, on_epoch)
         final = run.devices.unreplicate(train_state)
         return final, write_reports(run)
     finally:
@@ -183,7 +191,12 @@ def train_and_evaluate(config: ConfigDict, folder: str | Path) -> tuple[State, d
 
 
 def _loop(
-    run: Run, train_state: State, signals: list[int], summaries: Summaries, progress: Progress
+    run: Run,
+    train_state: State,
+    signals: list[int],
+    summaries: Summaries,
+    progress: Progress,
+    on_epoch: OnEpoch | None,
 ) -> State:
     config, pending = run.config, []
     batches = progress.timed(run.batches())
@@ -207,12 +220,15 @@ def _loop(
         if epoch_ends:
             _end_epoch(run, step, train_state, summaries)
             progress.pause()
+            stop = run.devices.any(bool(signals))  # one may have come during the evaluation
         if stop:
             run.save(train_state)
             raise Interrupted(
                 f"stopped at step {step}, everything is saved; the same command resumes",
                 signals[0] if signals else signal.SIGTERM,
             )
+        if epoch_ends and on_epoch:
+            on_epoch(run.history)
     return train_state
 
 
