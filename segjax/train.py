@@ -160,9 +160,9 @@ def train_and_evaluate(
     """Trains, or resumes, and evaluates the best checkpoint on the validation split.
 
     Args:
-      on_epoch: called after every epoch, when all is saved, with the history: a row per epoch, with
-        epoch, train_loss … and, where an evaluation ran, val_mean_iou …. What it raises ends the
-        run.
+      on_epoch: called after every epoch with the history: a row per epoch, with epoch, train_loss …
+        and, where an evaluation ran, and the epoch was saved, val_mean_iou …. What it raises ends
+        the run; of several processes, all have to raise it.
 
     Returns:
       The last state, unreplicated, and the report that is also in report/val.json.

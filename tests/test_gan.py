@@ -349,6 +349,21 @@ def test_a_start_that_does_not_fit_is_refused_with_its_reason(runs, tmp_path):
         variables_of(tmp_path / "absent", config, table)
 
 
+def test_a_run_with_other_classes_gives_all_but_the_last_layer_where_that_is_asked(runs):
+    config, folder, last, _ = runs["plain"]
+    config = config.copy_and_resolve_references()
+    config.pretrained.head = "drop"
+    other = LabelTable.from_json('{"classes": ["sky", "road"]}', "")
+    functions = setup.build(config, Parallel("jit", jax.devices()[:1]), 2, np.ones(2), 10)
+    like = setup.create_state(functions, 2, seed=5).ema
+    got = warm_start.variables_of(folder, config, other, like)
+    with closing(Checkpoints(folder)) as checkpoints:
+        expected = checkpoints.restore_ema(last.ema, checkpoints.find("best"))
+    assert_equal_trees(got["params"].pop("head"), like["params"]["head"])
+    expected["params"].pop("head")
+    assert_equal_trees(got, expected)
+
+
 def test_spectral_statistics_survive_a_checkpoint(tiny_config, tmp_path):
     config = with_discriminator(tiny_config, norm="none", spectral_norm=True)
     start = create_state(build(config, Parallel("jit", jax.devices()[:1])))

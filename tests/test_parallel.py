@@ -85,6 +85,17 @@ def test_mesh_and_pmap_of_four_devices_equal_one_device(sgd_config, optimized):
         assert (prediction == got_prediction).mean() > 0.999
 
 
+def test_a_mesh_gathers_no_activations(sgd_config):
+    sgd_config.model.decoder_channels = (64, 64, 64, 32, 32)  # wide enough for every form
+    devices = Parallel("jit", jax.devices()[:4])
+    functions = setup.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
+    start = devices.replicate(state.create(functions.model, functions.optimizer, 0))
+    batch = devices.shard(batch_with_uneven_void())
+    program = functions.train_step.lower(start, batch).compile().as_text()
+    assert "all-reduce" in program
+    assert "all-gather" not in program
+
+
 def test_a_step_moves_every_parameter_and_statistic(sgd_config):
     devices = Parallel("jit", jax.devices()[:1])
     functions = setup.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)

@@ -42,7 +42,9 @@ RATES = ("train_images_per_s", "infer_images_per_s")
 
 def measured(command: list[str], cache: str) -> dict[str, float]:
     """The JSON line that a process ends with; `cache` keeps what it compiles."""
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
+    # Huge pages, as segjax.main takes by itself; the peer gets them too.
+    environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **os.environ}
+    environment["JAX_COMPILATION_CACHE_DIR"] = cache
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -2,9 +2,10 @@
 
 XLA's convolutions are slow on a CPU where they have groups or are differentiated by a wide kernel.
 Here those are sums of shifted products and products of matrices. All arrays are [B, H, W, C], all
-kernels [3, 3, C, C'].
+kernels [3, 3, C, C']. Derivatives are those of reverse mode only (`jax.grad`, `jax.vjp`).
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 AROUND = [(1, 1), (1, 1)]
-# What fits a processor's cache: the backward pass goes over a picture nine times.
+# What fits a processor's cache: the backward pass goes over every pixel several times.
 CACHED_PIXELS = 4096
 # From so many products of channels on matrices are faster than XLA's convolution.
 MIN_PRODUCTS = 512
@@ -48,8 +49,8 @@ def _conv3x3_forward(x: jax.Array, kernel: jax.Array) -> tuple:
 def _conv3x3_backward(saved: tuple, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     by_xla = _kernel_slope_by_xla
-    by_image = by_xla if kernel[0, 0].size < MIN_PRODUCTS else _kernel_slope_by_image
-    kernel_slope = jax.lax.platform_dependent(x, slope, cpu=by_image, default=by_xla)
+    by_rows = by_xla if kernel[0, 0].size < MIN_PRODUCTS else _kernel_slope_by_rows
+    kernel_slope = jax.lax.platform_dependent(x, slope, cpu=by_rows, default=by_xla)
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
     return conv3x3(slope, turned), kernel_slope.astype(kernel.dtype)
 
@@ -63,50 +64,65 @@ def _kernel_slope_by_xla(x: jax.Array, slope: jax.Array) -> jax.Array:
     return transpose(slope)[0].astype(jnp.float32)
 
 
-def _kernel_slope_by_image(x: jax.Array, slope: jax.Array) -> jax.Array:
-    """The same, float32, from matrix products of a few images at a time."""
+def _kernel_slope_by_rows(x: jax.Array, slope: jax.Array) -> jax.Array:
+    """The same, float32, from matrix products of a few rows of all images at a time."""
 
-    def add(total: jax.Array, images: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        x, slope = images
+    def products(x: jax.Array, around: jax.Array) -> tuple[jax.Array, None]:
         height, width = x.shape[1:3]
-        around = jnp.pad(slope, ((0, 0), *AROUND, (0, 0)))
         # A slope shifted one way is an image shifted the other way.
         beside = jnp.concatenate([around[:, :, i : i + width] for i in (2, 1, 0)], -1)
-        return total + _products(x, [beside[:, i : i + height] for i in (2, 1, 0)]), None
+        return _products(x, [beside[:, i : i + height] for i in (2, 1, 0)]), None
 
-    total, _ = jax.lax.scan(add, _zero_products(x, slope), _few_images(x, slope))
-    return _as_kernel(total)
-
-
-def _few_images(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Splits batches into parts that a processor's cache can hold: [parts, images, H, W, C]."""
-    batch, height, width, _ = arrays[0].shape
-    few = [n for n in range(1, batch + 1) if batch % n == 0 and n * height * width <= CACHED_PIXELS]
-    return tuple(array.reshape(-1, max(few, default=1), *array.shape[1:]) for array in arrays)
+    return _sum_over_rows(products, x, slope)[0]
 
 
-def _zero_products(x: jax.Array, slope: jax.Array) -> jax.Array:
-    return jnp.zeros((3, x.shape[-1], 3 * slope.shape[-1]))
+def _sum_over_rows(
+    products: Callable[[jax.Array, jax.Array], tuple[jax.Array, Any]],
+    x: jax.Array,
+    slope: jax.Array,
+) -> tuple[jax.Array, Any]:
+    """A kernel's slope, float32 [3, 3, C, C'], and other results of rows, put together again.
+
+    `products` is called with a few rows of x, and those of the slope (as many, or two for each)
+    with one more on every side: what a processor's cache can hold. Rows and not images, which may
+    lie on several devices.
+    """
+    batch, height, width, channels = x.shape
+    few = [n for n in range(1, height + 1) if height % n == 0]
+    rows = max([n for n in few if batch * n * width <= CACHED_PIXELS], default=1)
+    each = slope.shape[1] // height * rows
+    around = jnp.pad(slope, ((0, 0), *AROUND, (0, 0)))
+
+    def add(total: jax.Array, part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, Any]:
+        i, x = part
+        window = jax.lax.dynamic_slice_in_dim(around, i * each, each + 2, axis=1)
+        more, other = products(x, window)
+        return total + more, other
+
+    parts = x.reshape(batch, height // rows, rows, width, channels).swapaxes(0, 1)
+    zeros = jnp.zeros((3, channels, 3 * slope.shape[-1]))
+    total, other = jax.lax.scan(add, zeros, (jnp.arange(height // rows), parts))
+    kernel_slope = jnp.stack([jnp.stack(jnp.split(row, 3, axis=-1)) for row in total])
+    return kernel_slope, jax.tree.map(lambda y: y.swapaxes(0, 1).reshape(x.shape), other)
 
 
 def _products(x: jax.Array, rows: list[jax.Array]) -> jax.Array:
     """Slopes of a kernel's rows: float32 [3, C, 3 C'], from [B, H, W, C] and three [..., 3 C']."""
     columns = x.reshape(-1, x.shape[-1]).T
-    flat = [row.reshape(-1, row.shape[-1]) for row in rows]
-    return jnp.stack([jnp.matmul(columns, row, preferred_element_type=jnp.float32) for row in flat])
+    return jnp.stack([_matmul(columns, row.reshape(-1, row.shape[-1])) for row in rows])
 
 
-def _as_kernel(total: jax.Array) -> jax.Array:
-    """[3, C, 3 C'] to [3, 3, C, C']."""
-    return jnp.stack([jnp.stack(jnp.split(row, 3, axis=-1)) for row in total])
+def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Convolution of every channel on its own, without zeros around, as nine multiply-adds.
 
-    kernel: [3, 3, 1, C].
+    kernel: [3, 3, 1, C]; stride: 1 or 2.
     """
+    assert stride in (1, 2)
     return _depthwise(padded, kernel, stride)
 
 
@@ -133,6 +149,7 @@ def _depthwise_backward(stride: int, saved: tuple, slope: jax.Array) -> tuple[ja
     padded, kernel = saved
     padded_slope = _padded_slope(slope, kernel, stride)[:, : padded.shape[1], : padded.shape[2]]
     # First over a few rows, in one pass: XLA's sum over all axes is several times slower on a CPU.
+    # (Not over images, which may lie on several devices.)
     few = max(n for n in range(1, 9) if slope.shape[1] % n == 0)
     slope = slope.astype(jnp.float32)
     products = [
@@ -186,14 +203,9 @@ def _doubled_first(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _taps_first(x: jax.Array, kernel: jax.Array) -> jax.Array:
     flat = x.reshape(-1, x.shape[-1])
-    products = [(flat @ tap).reshape(*x.shape[:3], -1) for row in kernel for tap in row]
-    return _add_up(products)
-
-
-def _add_up(products: list[jax.Array]) -> jax.Array:
-    """The products of x and every tap, each [B, H, W, C'], to [B, 2H, 2W, C']."""
-    rows = [_interleave(*products[i : i + 3], axis=2) for i in (0, 3, 6)]
-    return _interleave(*rows, axis=1)
+    products = [[_matmul(flat, tap).reshape(*x.shape[:3], -1) for tap in row] for row in kernel]
+    rows = [_interleave(*row, axis=2) for row in products]
+    return _interleave(*rows, axis=1).astype(x.dtype)
 
 
 def _interleave(first: jax.Array, middle: jax.Array, last: jax.Array, axis: int) -> jax.Array:
@@ -227,18 +239,28 @@ def _upsample_conv3x3_backward(saved: tuple, slope: jax.Array) -> tuple[jax.Arra
 def _taps_first_backward(
     x: jax.Array, kernel: jax.Array, slope: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    taps = [tap for row in kernel for tap in row]
+    def products(x: jax.Array, around: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # Pixel i of the product with tap t was added to the pixels 2i + 1 - t and 2i + 2 - t.
+        slopes = [[_pairs(_pairs(around, 2 - i, 1), 2 - j, 2) for j in range(3)] for i in range(3)]
+        x_slope = sum(
+            _matmul(slopes[i][j].reshape(-1, slope.shape[-1]), kernel[i, j].T)
+            for i in range(3)
+            for j in range(3)
+        )
+        kernel_slope = _products(x, [jnp.concatenate(row, -1) for row in slopes])
+        return kernel_slope, x_slope.reshape(x.shape).astype(x.dtype)
 
-    def add(total: jax.Array, images: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        x, slope = images
-        product = jax.ShapeDtypeStruct((*x.shape[:3], slope.shape[-1]), slope.dtype)
-        (slopes,) = jax.linear_transpose(_add_up, [product] * 9)(slope)
-        rows = [jnp.concatenate(slopes[i : i + 3], -1) for i in (0, 3, 6)]
-        x_slope = sum(each @ tap.T for each, tap in zip(slopes, taps, strict=True))
-        return total + _products(x, rows), x_slope
+    kernel_slope, x_slope = _sum_over_rows(products, x, slope)
+    return x_slope, kernel_slope.astype(kernel.dtype)
 
-    total, x_slope = jax.lax.scan(add, _zero_products(x, slope), _few_images(x, slope))
-    return x_slope.reshape(x.shape), _as_kernel(total).astype(kernel.dtype)
+
+def _pairs(x: jax.Array, start: int, axis: int) -> jax.Array:
+    """Sums of every two neighbours from `start` on, as many as there are without the margins."""
+    count = (x.shape[axis] - 2) // 2
+    first, second = (
+        jax.lax.slice_in_dim(x, start + i, start + i + 2 * count - 1, 2, axis) for i in (0, 1)
+    )
+    return first + second
 
 
 upsample_conv3x3.defvjp(_upsample_conv3x3_forward, _upsample_conv3x3_backward)

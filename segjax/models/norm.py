@@ -41,7 +41,8 @@ def norm_act(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """act of x [B, H, W, C] normalised by its own batch, and the float32 [C] mean and variance.
 
-    No gradient flows through that mean and variance where they are kept for evaluation.
+    Gradients with respect to the mean and variance that are returned are left out: they are kept
+    for evaluation, no loss is made of them.
     """
     return _norm_act_forward(x, scale, bias, act, epsilon, axis_name)[0]
 
@@ -101,7 +102,8 @@ class NormAct(nn.Module):
         if not train:
             inverse = jax.lax.rsqrt(variance.value + self.epsilon)
             return self.act(_normalize(x, scale, bias, mean.value, inverse))
-        y, *batch = norm_act(x, scale, bias, self.act, self.epsilon, self.axis_name)
+        axis_name = None if self.is_initializing() else self.axis_name
+        y, *batch = norm_act(x, scale, bias, self.act, self.epsilon, axis_name)
         if not self.is_initializing():
             for held, new in zip((mean, variance), batch, strict=True):
                 held.value = MOMENTUM * held.value + (1 - MOMENTUM) * new
