@@ -1,9 +1,11 @@
 """The network's layers as they are written, and in the forms that they are computed in.
 
   python experiments/throughput/forms.py
+  python experiments/throughput/forms.py --kinds=conv3x3 --scale=2    # for images of 192×256
 
 Medians in ms for batch 8 of 96×128, forward and with gradients, in turns, summed over the layers of
-the U-Net of width 1.0 (of batch norm over six of its sizes only); writes results/forms.json.
+the U-Net of width 1.0 (of batch norm over six of its sizes only);
+writes results/forms.json, or forms_SCALE.json.
 """
 
 import json
@@ -18,7 +20,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from absl import app
+from absl import app, flags
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
@@ -28,6 +30,9 @@ from segjax.models import convolutions, norm  # noqa: E402
 from segjax.report import write_json  # noqa: E402
 
 BATCH, ROUNDS = 8, 10
+FLAGS = flags.FLAGS
+flags.DEFINE_list("kinds", ["conv3x3", "upsample", "depthwise", "norm_act"], "Of layers.")
+flags.DEFINE_integer("scale", 1, "Multiplies height and width.")
 # Height, width, channels in and out.
 CONV = ((6, 8, 256, 256), (6, 8, 96, 256), (12, 16, 128, 128), (12, 16, 32, 128),
         (24, 32, 64, 64), (24, 32, 24, 64), (48, 64, 32, 32), (48, 64, 16, 32),
@@ -64,6 +69,13 @@ def own_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     return norm.norm_act(x, scale, bias, nn.relu6, 1e-5, None)[0]
 
 
+def scaled(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a batch of images [B, H, W, C], larger ones; kernels and vectors as they are."""
+    if len(shape) != 4 or shape[0] != BATCH:
+        return shape
+    return (BATCH, FLAGS.scale * shape[1], FLAGS.scale * shape[2], shape[3])
+
+
 def cases() -> dict[str, list[tuple[dict[str, Callable], list[tuple[int, ...]]]]]:
     """By kind, for every layer: its forms, and the shapes of what they take."""
     found: dict[str, list] = {"conv3x3": [], "upsample": [], "depthwise": [], "norm_act": []}
@@ -90,7 +102,9 @@ def cases() -> dict[str, list[tuple[dict[str, Callable], list[tuple[int, ...]]]]
 def measured(forms: dict[str, Callable], shapes: list[tuple[int, ...]]) -> dict[str, float]:
     """Milliseconds of one layer, by form and by whether there are gradients."""
     keys = jax.random.split(jax.random.key(0), len(shapes))
-    inputs = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+    inputs = [
+        jax.random.normal(key, scaled(shape)) for key, shape in zip(keys, shapes, strict=True)
+    ]
 
     def with_gradients(function: Callable, *inputs: jax.Array) -> Any:
         value, pull_back = jax.vjp(function, *inputs)
@@ -112,10 +126,11 @@ def measured(forms: dict[str, Callable], shapes: list[tuple[int, ...]]) -> dict[
 def main(_: list[str]) -> None:
     cli.use_huge_pages()
     result = {}
-    for kind, layers in cases().items():
-        rows = [measured(forms, shapes) for forms, shapes in layers]
+    for kind in FLAGS.kinds:
+        rows = [measured(forms, shapes) for forms, shapes in cases()[kind]]
         result[kind] = {name: sum(row[name] for row in rows) for name in rows[0]}
-    write_json(HERE / "results" / "forms.json", result)
+    name = "forms" if FLAGS.scale == 1 else f"forms_{FLAGS.scale}"
+    write_json(HERE / "results" / f"{name}.json", result)
     print(json.dumps(result, indent=2))
 
 

@@ -66,6 +66,12 @@ def camvid_config(root: Path, epochs: int, seed: int, init_from: str) -> ConfigD
     return config
 
 
+def cell(values: np.ndarray) -> str:
+    """'1.2 ± 0.3' of several seeds, '1.2' of one."""
+    spread = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{spread}"
+
+
 def print_table(content: dict[tuple[int, int, str], dict]) -> None:
     """mIoU in per cent: mean ± standard deviation over seeds, and the difference paired by seed."""
     for split in ("val", "test"):
@@ -81,8 +87,7 @@ def print_table(content: dict[tuple[int, int, str], dict]) -> None:
                 for arm in ARMS
             }
             values["gain"] = values["shapes"] - values["scratch"]
-            cells = [f"{v.mean():.2f} ± {v.std(ddof=1):.2f}" for v in values.values()]
-            print(f"| {split} | {share} % | " + " | ".join(cells) + " |")
+            print(f"| {split} | {share} % | " + " | ".join(map(cell, values.values())) + " |")
 
 
 def main(_: list[str]) -> None:
