@@ -119,14 +119,16 @@ def use_huge_pages() -> None:
     On a CPU a training step takes its memory anew every time, by pages of 4 KiB or of 2 MiB. Where
     the user has set GLIBC_TUNABLES, or a new start is not possible, nothing happens.
     """
-    again = os.environ.pop("SEGJAX_STARTED_ANEW", None)
+    # A mark among the arguments: an executable that is a wrapper may change the environment.
+    again = "started_anew" in sys._xoptions
     from_a_file = sys.executable and sys.argv[0] not in ("", "-", "-c")
     if again or not from_a_file or sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
         return
-    anew = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "SEGJAX_STARTED_ANEW": "1"}
+    command = [sys.executable, "-X", "started_anew", *sys.orig_argv[1:]]
     with contextlib.suppress(OSError):
-        command = [sys.executable, *sys.orig_argv[1:]]
-        os.execve(sys.executable, command, os.environ | anew)
+        os.execve(
+            sys.executable, command, os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+        )
 
 
 def run(main: Callable[[], None]) -> None:

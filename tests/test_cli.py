@@ -100,3 +100,41 @@ def test_a_value_that_cannot_work_is_refused_before_anything_is_written(tmp_path
     (line,) = message.splitlines()
     assert line.startswith("ConfigError: config.model.width is 0.6; choose one of")
     assert not (tmp_path / "run").exists()
+
+
+PAGES = """
+import os, sys
+from segjax import cli
+cli.use_huge_pages()
+print(os.environ.get("GLIBC_TUNABLES"), sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
+def test_a_program_starts_anew_once_with_huge_pages_and_the_same_arguments(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(PAGES)
+    plain = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    plain["PYTHONPATH"] = str(ROOT)
+
+    def printed(*arguments, **options):
+        command = [sys.executable, *arguments]
+        return subprocess.check_output(command, text=True, timeout=60, **options).strip()
+
+    huge = "glibc.malloc.hugetlb=1"
+    assert printed(script, "a b", "--c", env=plain) == f"{huge} ['a b', '--c']"
+    own = plain | {"GLIBC_TUNABLES": "glibc.malloc.check=0"}
+    assert printed(script, env=own) == "glibc.malloc.check=0 []"
+    # What is read from standard input cannot be read again.
+    assert printed("-", "a", env=plain, input=PAGES) == "None ['a']"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
+def test_a_python_that_clears_the_environment_is_started_anew_once(tmp_path):
+    """Otherwise it would be without end."""
+    wrapper, script = tmp_path / "python", tmp_path / "script.py"
+    wrapper.write_text(f'#!/bin/sh\nexec env -i PYTHONPATH={ROOT} {sys.executable} "$@"\n')
+    wrapper.chmod(0o755)
+    script.write_text(f"import sys\nsys.executable = {str(wrapper)!r}\n{PAGES}")
+    command = [wrapper, script, "a"]
+    assert subprocess.check_output(command, text=True, timeout=60).strip() == "None ['a']"

@@ -6,7 +6,8 @@
 
 The compiled step is timed on one batch, before and after a run of `segjax.main`'s loop for a few
 epochs with the same step; the loop's rate is that of its log lines without those that compile. With
---peer an epoch of CamVid is measured with PyTorch's loop as well. Writes results/NAME.json.
+--peer an epoch of CamVid is measured with PyTorch's loop as well, with huge pages too. Writes
+results/loop_NAME.json.
 """
 
 import json

@@ -3,10 +3,11 @@
   python experiments/throughput/measure.py --height=96 --width=128 --batch=8
   python experiments/throughput/measure.py --devices=2 --parallel=pmap    # the processor as two
 
-The whole step is timed: augmentation, forward, backward, update, metrics. Beside it: the time that
-the floating-point operations of plain convolutions would take at the rate of a large matrix
-product, and the time that the bytes would take that XLA's operations read and write (of a loop, in
-one turn) at the rate of a large copy. Caches can undercut the second.
+The whole step is timed: augmentation, forward, backward, update, metrics. Beside it stand two times
+for scale, neither of them a floor. `plain_flops_ms`: the floating-point operations of plain
+convolutions, at the rate of a large matrix product in the same process; segjax's forms make fewer.
+`bytes_ms`: what XLA's operations read and write, at the rate of a large copy; of a loop XLA counts
+one turn, and caches hold a part.
 """
 
 import json
@@ -58,30 +59,27 @@ def median_ms(step: Callable[[], Any]) -> float:
     return statistics.median(times[2:])
 
 
-def floors(step: Any, flops: float, dtype: str) -> dict[str, float]:
-    """What a compiled step has to do, at the rates of a matrix product of 2048 and of a copy."""
+def for_scale(step: Any, flops: float, dtype: str) -> dict[str, float]:
+    """Operations and bytes, at the rates of a matrix product of 2048 and of a copy of 256 MiB."""
     square = jnp.ones((2048, 2048), dtype)
     product = jax.jit(jnp.matmul)
     gflops = 2 * 2048**3 / 1e6 / median_ms(lambda: product(square, square))
-    large = jnp.ones(2**26)  # 256 MiB
+    large = jnp.ones(2**26)
     copy = jax.jit(jnp.negative)
     gigabytes = 2 * large.nbytes / 1e6 / median_ms(lambda: copy(large))
     traffic = step.cost_analysis()["bytes accessed"]
     return {
-        "train_gflop": flops / 1e9,
+        "plain_gflop": flops / 1e9,
         "train_gb": traffic / 1e9,
         "matmul_gflops": gflops,
         "copy_gb_per_s": gigabytes,
-        "floor_flops_ms": flops / 1e6 / gflops,
-        "floor_bytes_ms": traffic / 1e6 / gigabytes,
+        "plain_flops_ms": flops / 1e6 / gflops,
+        "bytes_ms": traffic / 1e6 / gigabytes,
     }
 
 
 def plain_flops(train_step: Any, state: Any, batch: Any) -> float:
-    """Of a step of plain convolutions, which is the work that all forms have to do at least.
-
-    Of a loop XLA would count one turn, and segjax's own forms have loops.
-    """
+    """Of a step of plain convolutions, the same whatever form they are computed in."""
     with nn.intercept_methods(layers.as_convolution):
         jax.clear_caches()  # or the step that was traced before would be counted
         return train_step.lower(state, batch).cost_analysis()["flops"]
@@ -139,8 +137,8 @@ def measure() -> dict[str, Any]:
         image = jax.device_get(batch["image"])
         predict = jax.jit(lambda x: functions.model.apply(variables, x, train=False).argmax(-1))
         result["infer_images_per_s"] = 1000 * FLAGS.batch / median_ms(lambda: predict(image))
-        result |= floors(train, plain_flops(functions.train_step, state, batch), FLAGS.dtype)
-        result["share_of_matmul_rate"] = result["floor_flops_ms"] / train_ms
+        result |= for_scale(train, plain_flops(functions.train_step, state, batch), FLAGS.dtype)
+        result["share_of_matmul_rate"] = result["plain_flops_ms"] / train_ms
     return result
 
 
