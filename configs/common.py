@@ -81,6 +81,8 @@ def _data() -> ConfigDict:
     data.num_threads = 8
     # Decoded examples are kept in memory if a split takes no more than this.
     data.cache_gb = 4.0
+    # A training split in memory is kept on every device, if it takes no more than this there.
+    data.device_gb = 1.0
     return data
 
 

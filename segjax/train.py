@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from segjax import adversarial, boundary, pictures, pretrained, setup, warm_start, workdir
@@ -95,15 +96,20 @@ class Run:
 
     def batches(self) -> Iterator[dict[str, jax.Array]]:
         """Training batches on the devices, from the first step that is still to do."""
+        examples, kept = self.train_examples, {}
+        stacked = examples.stacked(self.config.data.device_gb)
+        if stacked:
+            kept = {"examples": self.devices.replicate(stacked)}
+            examples = [{"row": np.int32(i)} for i in range(len(examples))]
         stream = pipeline.train_batches(
-            self.train_examples,
+            examples,
             self.config.data,
             self.config.batch_size,
             self.config.seed,
             self.start_step,
             self.devices.process,
         )
-        return self.devices.prefetch(stream)
+        return (batch | kept for batch in self.devices.prefetch(stream))
 
     def train_step(self, step: int, train_state: State, batch: Any) -> tuple[State, Any]:
         """Update number `step`: before the discriminator comes in exactly that without it."""

@@ -20,6 +20,7 @@ FREE = {
     "data.root",
     "data.num_threads",
     "data.cache_gb",
+    "data.device_gb",
     "eval.num_pictures",
 }
 

@@ -96,6 +96,23 @@ def test_a_mesh_gathers_no_activations(sgd_config):
     assert "all-gather" not in program
 
 
+def test_a_step_lowers_for_a_gpu_with_plain_convolutions(sgd_config):
+    """Which no processor can run; on one, the forms of `models.convolutions` have loops."""
+    sgd_config.model.dtype = "bfloat16"
+    sgd_config.model.decoder_channels = (64, 64, 64, 32, 32)
+    devices = Parallel("jit", jax.devices()[:1])
+    functions = setup.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
+    start = devices.replicate(state.create(functions.model, functions.optimizer, 0))
+    traced = functions.train_step.trace(start, devices.shard(batch_with_uneven_void()))
+    programs = {p: traced.lower(lowering_platforms=(p,)).as_text() for p in ("cuda", "cpu")}
+    loops, convolutions = (
+        {platform: text.count(f"stablehlo.{what}") for platform, text in programs.items()}
+        for what in ("while", "convolution")
+    )
+    assert loops["cuda"] < loops["cpu"]
+    assert convolutions["cuda"] > convolutions["cpu"]
+
+
 def test_a_step_moves_every_parameter_and_statistic(sgd_config):
     devices = Parallel("jit", jax.devices()[:1])
     functions = setup.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)

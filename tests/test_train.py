@@ -1,9 +1,11 @@
 """The loop: it learns, it resumes exactly, it stops when it must, and bad input costs nothing."""
 
+import itertools
 import json
 import os
 import signal
 import sys
+from functools import partial
 
 import cv2
 import jax
@@ -13,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from segjax import evaluate, steps, train
 from segjax.checkpoint import Checkpoints
+from segjax.data import augment
 from segjax.errors import ConfigError, DataError, Interrupted, TrainingError
 
 
@@ -183,3 +186,21 @@ def test_a_few_images_are_overfitted(tiny_config, tmp_path):
     tiny_config.augment.flip_horizontal = False
     train.train_and_evaluate(tiny_config, tmp_path)
     assert evaluate.evaluate_run(tmp_path, "train")["mean_iou"] > 0.9
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_examples_kept_on_the_devices_make_the_batches_that_are_loaded(mode, tiny_config, tmp_path):
+    tiny_config.parallel = mode
+    batches = {}
+    for place, gigabytes in (("devices", 1.0), ("host", 0.0)):
+        tiny_config.data.device_gb = gigabytes
+        run = train.Run(tiny_config, tmp_path / place)
+        # The second batch of the second epoch: shuffled anew.
+        batch = next(itertools.islice(run.batches(), 5, None))
+        assert ("image" in batch) == (place == "host")
+        augmented = partial(augment.augment, out=(32, 32), config=tiny_config.augment)
+        seed = run.devices.replicate(np.int32(0))
+        image, label = run.devices.compile(augmented)(seed, batch)
+        batches[place] = [run.devices.unshard(x) for x in (image, label)]
+        run.checkpoints.close()
+    assert_equal_trees(batches["devices"], batches["host"])

@@ -32,6 +32,7 @@ cli.define_config()
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("epochs", 3, "Of the run.")
 flags.DEFINE_string("peer", None, "A Python with torch and segmentation-models-pytorch.")
+flags.DEFINE_string("name", None, "Of the file of results; by default the configuration's.")
 
 
 class Rates(logging.Handler):
@@ -103,7 +104,7 @@ def main() -> None:
     if FLAGS.peer:
         result["peer"] = peer_epoch(FLAGS.peer, config)
         result["ratio"] = loop / result["peer"]["epoch_images_per_s"]
-    write_json(HERE / "results" / f"loop_{cli.config_name()}.json", result)
+    write_json(HERE / "results" / f"loop_{FLAGS.name or cli.config_name()}.json", result)
     print(json.dumps(result, indent=2))
 
 

@@ -103,6 +103,8 @@ def augment(
 
     The key of an example is a function of `seed` and `batch["index"]` alone.
     """
+    if "examples" in batch:
+        batch = batch | {name: array[batch["row"]] for name, array in batch["examples"].items()}
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(batch["index"])
     examples = {name: batch[name] for name in ("image", "label", "size")}
     return jax.vmap(lambda key, example: augment_example(key, example, out, config))(keys, examples)

@@ -2,10 +2,11 @@
 
 A training batch holds `image` uint8 [B, H, W, 3], `label` uint8 [B, H, W] (255 is void), `size`
 int32 [B, 2], the height and width that the example really has within its padding, and `index` int32
-[B], its position in the endless stream of examples, the key of everything random about it.
+[B], its position in the endless stream of examples, the key of everything random about it. Of
+`examples` that are all on the devices (`Fitted.stacked`) there is only `row` int32 [B], which one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -59,16 +60,32 @@ class Fitted:
         self.image_shape = tuple(config.size) if resized else tuple(max_size)
         self.label_shape = tuple(config.size) if resized and not native else tuple(max_size)
         pixels = 3 * np.prod(self.image_shape) + np.prod(self.label_shape)
-        self._cache: list[Batch] | None = None
-        if len(source) * pixels <= config.cache_gb * 1e9:
+        self.gigabytes = len(source) * pixels / 1e9
+        self._cache: Batch | None = None
+        if self.gigabytes <= config.cache_gb:
+            self._cache = {
+                "image": np.empty((len(source), *self.image_shape, 3), np.uint8),
+                "label": np.empty((len(source), *self.label_shape), np.uint8),
+                "size": np.empty((len(source), 2), np.int32),
+            }
             with ThreadPoolExecutor(config.num_threads) as pool:
-                self._cache = list(pool.map(self._fit, range(len(source))))
+                list(pool.map(self._keep, range(len(source))))
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, i: int) -> Batch:
-        return self._fit(i) if self._cache is None else self._cache[i]
+        if self._cache is None:
+            return self._fit(i)
+        return {key: array[i] for key, array in self._cache.items()}
+
+    def stacked(self, at_most_gb: float) -> Batch | None:
+        """All examples, [N, ...]; None if they are not kept in memory, or take more than that."""
+        return self._cache if self.gigabytes <= at_most_gb else None
+
+    def _keep(self, i: int) -> None:
+        for key, value in self._fit(i).items():
+            self._cache[key][i] = value
 
     def _fit(self, i: int) -> Batch:
         example = self.source[i]
@@ -84,7 +101,7 @@ class Fitted:
 
 
 def train_batches(
-    examples: Fitted,
+    examples: Fitted | Sequence[Batch],
     config: ConfigDict,
     batch_size: int,
     seed: int,
