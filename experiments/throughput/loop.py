@@ -5,9 +5,9 @@
     --config.batch_size=8 --peer=peer/bin/python
 
 The compiled step is timed on one batch, before and after a run of `segjax.main`'s loop for a few
-epochs with the same step; the loop's rate is that of its log lines without those that compile. With
---peer an epoch of CamVid is measured with PyTorch's loop as well, with huge pages too. Writes
-results/loop_NAME.json.
+epochs with the same step; the loop's rate is that of its log lines without those that compile, and
+both are medians over as many steps as lie between two lines. With --peer an epoch of CamVid is
+measured with PyTorch's loop as well, with huge pages too. Writes results/loop_NAME.json.
 """
 
 import json
@@ -48,19 +48,20 @@ class Rates(logging.Handler):
             self.lines.append((float(found[1]), float(found[2])))
 
 
-def bare_rate(run: object, repeats: int) -> float:
-    """Images/s of the step alone, on one batch."""
+def bare_rate(run: object, steps: int, repeats: int = 5) -> float:
+    """Images/s of the step alone, on one batch: the median of times for `steps` of them."""
     import jax
 
     state = run.devices.replicate(run.start_state)
     batch = next(run.batches())
     times = []
-    for _ in range(repeats + 3):
+    for _ in range(repeats + 1):
         start = time.perf_counter()
-        state, metrics = run.train_step(1, state, batch)
+        for _ in range(steps):
+            state, metrics = run.train_step(1, state, batch)
         jax.block_until_ready(metrics)
         times.append(time.perf_counter() - start)
-    return run.config.batch_size / statistics.median(times[3:])
+    return steps * run.config.batch_size / statistics.median(times[1:])
 
 
 def peer_epoch(peer: str, config: object) -> dict[str, float]:
@@ -88,9 +89,9 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         run = train.Run(config, Path(folder) / "bare")
         config.log_every = max(1, run.steps_per_epoch // 3)
-        bare = [bare_rate(run, 30)]
+        bare = [bare_rate(run, config.log_every)]
         train.train_and_evaluate(config, Path(folder) / "run")
-        bare.append(bare_rate(run, 30))
+        bare.append(bare_rate(run, config.log_every))
         run.checkpoints.close()
     steady = np.array(rates.lines[1:])
     loop = float(np.median(steady[:, 0]))
