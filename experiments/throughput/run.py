@@ -119,7 +119,8 @@ def picture(rows: list[dict[str, Any]]) -> Figure:
         axes.margins(x=0.15)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].invert_yaxis()
-    figure.axes[1].legend(loc="lower right", frameon=False)
+    names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside upper right", ncols=2, frameon=False)
     return figure
 
 
