@@ -3,7 +3,6 @@
 Nothing here imports JAX, so that `--help` and a mistyped flag answer at once.
 """
 
-import contextlib
 import logging
 import os
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from segjax import processor
 from segjax.errors import ConfigError, SegjaxError
 
 FLAGS = flags.FLAGS
@@ -113,24 +113,6 @@ def _set_up_logging() -> None:
     logging.getLogger("segjax").setLevel(logging.INFO)
 
 
-def use_huge_pages() -> None:
-    """Starts this process anew with huge pages for large arrays; glibc reads that at the start.
-
-    On a CPU a training step takes its memory anew every time, by pages of 4 KiB or of 2 MiB. Where
-    the user has set GLIBC_TUNABLES, or a new start is not possible, nothing happens.
-    """
-    # A mark among the arguments: an executable that is a wrapper may change the environment.
-    again = "started_anew" in sys._xoptions
-    from_a_file = sys.executable and sys.argv[0] not in ("", "-", "-c")
-    if again or not from_a_file or sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
-        return
-    command = [sys.executable, "-X", "started_anew", *sys.orig_argv[1:]]
-    with contextlib.suppress(OSError):
-        os.execve(
-            sys.executable, command, os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-        )
-
-
 def run(main: Callable[[], None]) -> None:
     """Parses flags and runs `main`; errors of the user's making print without a traceback."""
     # Compiled programs are kept: a second run starts training within seconds.
@@ -138,7 +120,7 @@ def run(main: Callable[[], None]) -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 
     def wrapped(_: Sequence[str]) -> None:
-        use_huge_pages()
+        processor.start_anew()
         _set_up_logging()
         several = "multihost" in FLAGS and FLAGS.multihost
         if "multihost" in FLAGS and not several and FLAGS.coordinator:

@@ -27,21 +27,9 @@ def draw(*shapes, dtype=jnp.float32):
     return [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)]
 
 
-@pytest.fixture(params=[4096, 40], ids=["all images at once", "a few images at a time"])
-def cached_pixels(request, monkeypatch):
-    monkeypatch.setattr(convolutions, "CACHED_PIXELS", request.param)
-
-
-@pytest.mark.parametrize("channels", [(3, 5), (32, 16), (16, 40)], ids=str)
-@pytest.mark.parametrize("size", [(4, 4, 5), (3, 1, 1), (1, 7, 3), (6, 2, 9)], ids=str)
-def test_conv3x3_is_a_convolution(size, channels, cached_pixels, optimized):
-    x, kernel = draw((*size, channels[0]), (3, 3, *channels))
-    assert_same(conv3x3, lambda x, k: convolution(x, k, 1, [(1, 1), (1, 1)]), x, kernel)
-
-
 @pytest.mark.parametrize("channels", [(5, 3), (24, 32)], ids=str)
 @pytest.mark.parametrize("size", [(4, 4, 5), (3, 1, 1), (1, 7, 3), (6, 2, 9)], ids=str)
-def test_upsample_conv3x3_is_doubling_and_a_convolution(size, channels, cached_pixels, optimized):
+def test_upsample_conv3x3_is_doubling_and_a_convolution(size, channels, optimized):
     x, kernel = draw((*size, channels[0]), (3, 3, *channels))
 
     def plain(x, kernel):

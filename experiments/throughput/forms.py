@@ -25,7 +25,7 @@ from absl import app, flags
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from segjax import cli  # noqa: E402
+from segjax import processor  # noqa: E402
 from segjax.models import convolutions, norm  # noqa: E402
 from segjax.report import write_json  # noqa: E402
 
@@ -124,7 +124,7 @@ def measured(forms: dict[str, Callable], shapes: list[tuple[int, ...]]) -> dict[
 
 
 def main(_: list[str]) -> None:
-    cli.use_huge_pages()
+    processor.start_anew()
     result = {}
     for kind in FLAGS.kinds:
         rows = [measured(forms, shapes) for forms, shapes in cases()[kind]]

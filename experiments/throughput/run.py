@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
+from segjax import processor  # noqa: E402
 from segjax.report import write_json  # noqa: E402
 
 FLAGS = flags.FLAGS
@@ -42,9 +43,8 @@ RATES = ("train_images_per_s", "infer_images_per_s")
 
 def measured(command: list[str], cache: str) -> dict[str, float]:
     """The JSON line that a process ends with; `cache` keeps what it compiles."""
-    # Huge pages, as segjax.main takes by itself; the peer gets them too.
-    environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **os.environ}
-    environment["JAX_COMPILATION_CACHE_DIR"] = cache
+    # What segjax.main sets by itself; the peer gets it too, as far as it is not JAX's alone.
+    environment = os.environ | processor.settings() | {"JAX_COMPILATION_CACHE_DIR": cache}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 

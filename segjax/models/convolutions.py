@@ -1,11 +1,11 @@
 """3×3 convolutions in the forms that are fast, forward and backward; each equals XLA's own.
 
-XLA's convolutions are slow on a CPU where they have groups or are differentiated by a wide kernel.
-Here those are sums of shifted products and products of matrices. All arrays are [B, H, W, C], all
-kernels [3, 3, C, C']. Derivatives are those of reverse mode only (`jax.grad`, `jax.vjp`).
+XLA's convolutions are slow on a CPU where they have groups, and on a doubled array they do more
+than they need to. Here those are sums of shifted products and products of matrices. All arrays are
+[B, H, W, C], all kernels [3, 3, C, C']. Derivatives are those of reverse mode only (`jax.grad`,
+`jax.vjp`).
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,6 @@ import jax
 import jax.numpy as jnp
 
 AROUND = [(1, 1), (1, 1)]
-# What fits a processor's cache: the backward pass goes over every pixel several times.
-CACHED_PIXELS = 4096
-# From so many products of channels on matrices are faster than XLA's convolution.
-MIN_PRODUCTS = 512
 
 
 def convolution(
@@ -36,84 +32,9 @@ def upsample_nearest(x: jax.Array) -> jax.Array:
     return x.reshape(batch, 2 * height, 2 * width, channels)
 
 
-@jax.custom_vjp
 def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolution with zeros around: [B, H, W, C] to [B, H, W, C']."""
     return convolution(x, kernel, 1, AROUND)
-
-
-def _conv3x3_forward(x: jax.Array, kernel: jax.Array) -> tuple:
-    return conv3x3(x, kernel), (x, kernel)
-
-
-def _conv3x3_backward(saved: tuple, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    by_xla = _kernel_slope_by_xla
-    by_rows = by_xla if kernel[0, 0].size < MIN_PRODUCTS else _kernel_slope_by_rows
-    kernel_slope = jax.lax.platform_dependent(x, slope, cpu=by_rows, default=by_xla)
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    return conv3x3(slope, turned), kernel_slope.astype(kernel.dtype)
-
-
-conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
-
-
-def _kernel_slope_by_xla(x: jax.Array, slope: jax.Array) -> jax.Array:
-    kernel = jax.ShapeDtypeStruct((3, 3, x.shape[-1], slope.shape[-1]), x.dtype)
-    transpose = jax.linear_transpose(lambda kernel: convolution(x, kernel, 1, AROUND), kernel)
-    return transpose(slope)[0].astype(jnp.float32)
-
-
-def _kernel_slope_by_rows(x: jax.Array, slope: jax.Array) -> jax.Array:
-    """The same, float32, from matrix products of a few rows of all images at a time."""
-
-    def products(x: jax.Array, around: jax.Array) -> tuple[jax.Array, None]:
-        height, width = x.shape[1:3]
-        # A slope shifted one way is an image shifted the other way.
-        beside = jnp.concatenate([around[:, :, i : i + width] for i in (2, 1, 0)], -1)
-        return _products(x, [beside[:, i : i + height] for i in (2, 1, 0)]), None
-
-    return _sum_over_rows(products, x, slope)[0]
-
-
-def _sum_over_rows(
-    products: Callable[[jax.Array, jax.Array], tuple[jax.Array, Any]],
-    x: jax.Array,
-    slope: jax.Array,
-) -> tuple[jax.Array, Any]:
-    """A kernel's slope, float32 [3, 3, C, C'], and other results of rows, put together again.
-
-    `products` is called with a few rows of x, and those of the slope (as many, or two for each)
-    with one more on every side: what a processor's cache can hold. Rows and not images, which may
-    lie on several devices.
-    """
-    batch, height, width, channels = x.shape
-    few = [n for n in range(1, height + 1) if height % n == 0]
-    rows = max([n for n in few if batch * n * width <= CACHED_PIXELS], default=1)
-    each = slope.shape[1] // height * rows
-    around = jnp.pad(slope, ((0, 0), *AROUND, (0, 0)))
-
-    def add(total: jax.Array, part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, Any]:
-        i, x = part
-        window = jax.lax.dynamic_slice_in_dim(around, i * each, each + 2, axis=1)
-        more, other = products(x, window)
-        return total + more, other
-
-    parts = x.reshape(batch, height // rows, rows, width, channels).swapaxes(0, 1)
-    zeros = jnp.zeros((3, channels, 3 * slope.shape[-1]))
-    total, other = jax.lax.scan(add, zeros, (jnp.arange(height // rows), parts))
-    kernel_slope = jnp.stack([jnp.stack(jnp.split(row, 3, axis=-1)) for row in total])
-    return kernel_slope, jax.tree.map(lambda y: y.swapaxes(0, 1).reshape(x.shape), other)
-
-
-def _products(x: jax.Array, rows: list[jax.Array]) -> jax.Array:
-    """Slopes of a kernel's rows: float32 [3, C, 3 C'], from [B, H, W, C] and three [..., 3 C']."""
-    columns = x.reshape(-1, x.shape[-1]).T
-    return jnp.stack([_matmul(columns, row.reshape(-1, row.shape[-1])) for row in rows])
-
-
-def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -208,6 +129,10 @@ def _taps_first(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _interleave(*rows, axis=1).astype(x.dtype)
 
 
+def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+
 def _interleave(first: jax.Array, middle: jax.Array, last: jax.Array, axis: int) -> jax.Array:
     """Sums where three taps lie on a doubled axis: pixel 2i meets x[i-1], x[i] and x[i] again."""
     even = _moved(first, 1, axis) + (middle + last)
@@ -239,19 +164,16 @@ def _upsample_conv3x3_backward(saved: tuple, slope: jax.Array) -> tuple[jax.Arra
 def _taps_first_backward(
     x: jax.Array, kernel: jax.Array, slope: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    def products(x: jax.Array, around: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # Pixel i of the product with tap t was added to the pixels 2i + 1 - t and 2i + 2 - t.
-        slopes = [[_pairs(_pairs(around, 2 - i, 1), 2 - j, 2) for j in range(3)] for i in range(3)]
-        x_slope = sum(
-            _matmul(slopes[i][j].reshape(-1, slope.shape[-1]), kernel[i, j].T)
-            for i in range(3)
-            for j in range(3)
-        )
-        kernel_slope = _products(x, [jnp.concatenate(row, -1) for row in slopes])
-        return kernel_slope, x_slope.reshape(x.shape).astype(x.dtype)
-
-    kernel_slope, x_slope = _sum_over_rows(products, x, slope)
-    return x_slope, kernel_slope.astype(kernel.dtype)
+    channels, features = kernel.shape[2:]
+    around = jnp.pad(slope, ((0, 0), *AROUND, (0, 0)))
+    # Pixel i of the product with tap t was added to the pixels 2i + 1 - t and 2i + 2 - t.
+    slopes = [_pairs(_pairs(around, 2 - i, 1), 2 - j, 2) for i in range(3) for j in range(3)]
+    together = jnp.concatenate([slope.reshape(-1, features) for slope in slopes], -1)
+    taps = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+    x_slope = _matmul(together, taps.T).reshape(x.shape)
+    kernel_slope = _matmul(x.reshape(-1, channels).T, together)
+    kernel_slope = kernel_slope.reshape(channels, 3, 3, features).transpose(1, 2, 0, 3)
+    return x_slope.astype(x.dtype), kernel_slope.astype(kernel.dtype)
 
 
 def _pairs(x: jax.Array, start: int, axis: int) -> jax.Array:
