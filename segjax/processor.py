@@ -8,14 +8,9 @@ import os
 import sys
 from importlib.metadata import version
 
-MEMORY = {
-    # Large arrays lie on pages of 2 MiB, and their memory is kept for the next step: otherwise
-    # every step takes some hundred MiB anew, page by page.
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0"
-    f":glibc.malloc.trim_threshold={2**40}",
-    # glibc keeps what the first thread takes, and not what a thread of JAX's own would take.
-    "JAX_CPU_ENABLE_ASYNC_DISPATCH": "0",
-}
+# Large arrays lie on pages of 2 MiB, and their memory is kept for the next step: otherwise every
+# step takes some hundred MiB anew, page by page.
+MEMORY = f"glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold={2**40}"
 # Convolutions by Eigen and not by YNNPACK, which takes twice as long for many of them.
 CONVOLUTIONS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 JAXLIB = (0, 10), (0, 13)  # from and before: XLA ends a program at a flag that it does not know
@@ -25,11 +20,16 @@ def settings() -> dict[str, str]:
     """Environment variables for a fast process; memory is the user's who sets GLIBC_TUNABLES."""
     found = {}
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        found |= MEMORY
+        found["GLIBC_TUNABLES"] = MEMORY
     first, end = JAXLIB
     if first <= tuple(map(int, version("jaxlib").split(".")[:2])) < end:
         found["XLA_FLAGS"] = f"{CONVOLUTIONS} {os.environ.get('XLA_FLAGS', '')}".strip()
     return found
+
+
+def keeps_memory() -> bool:
+    """True where glibc keeps what the first thread takes; it never does so for other threads."""
+    return os.environ.get("GLIBC_TUNABLES") == MEMORY
 
 
 def start_anew() -> None:

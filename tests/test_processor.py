@@ -23,15 +23,14 @@ ours = pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
 def test_a_program_starts_anew_once_with_the_same_arguments(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    plain = {name: value for name, value in os.environ.items() if name not in processor.MEMORY}
+    plain = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     plain["PYTHONPATH"] = str(ROOT)
 
     def printed(*arguments, **options):
         command = [sys.executable, *arguments]
         return subprocess.check_output(command, text=True, timeout=60, **options).strip()
 
-    tunables = processor.MEMORY["GLIBC_TUNABLES"]
-    assert printed(script, "a b", "--c", env=plain) == f"{tunables} ['a b', '--c']"
+    assert printed(script, "a b", "--c", env=plain) == f"{processor.MEMORY} ['a b', '--c']"
     own = plain | {"GLIBC_TUNABLES": "glibc.malloc.check=0"}
     assert printed(script, env=own) == "glibc.malloc.check=0 []"
     # What is read from standard input cannot be read again.
@@ -52,7 +51,7 @@ def test_a_python_that_clears_the_environment_is_started_anew_once(tmp_path):
 @ours
 def test_memory_is_the_users_who_sets_glibcs(monkeypatch):
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
-    assert not set(processor.MEMORY) & set(processor.settings())
+    assert "GLIBC_TUNABLES" not in processor.settings() and not processor.keeps_memory()
 
 
 @pytest.mark.parametrize(
@@ -69,3 +68,25 @@ def test_the_installed_xla_knows_the_flag():
     """It ends a program otherwise."""
     command = [sys.executable, "-c", "import jax; jax.numpy.ones(1)"]
     subprocess.run(command, env=os.environ | processor.settings(), check=True, timeout=60)
+
+
+@ours
+def test_training_on_a_processor_keeps_its_memory():
+    """A step after the first takes hardly a new page of it."""
+    program = """
+import resource
+import jax
+from segjax.parallel import Parallel
+
+step = Parallel("jit").compile(lambda x, _: jax.numpy.tanh(x @ x[:256]) @ x[:256])
+x = jax.numpy.ones((2**17, 256))
+for _ in range(3):
+    step(x, None).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    step(x, None).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    environment = os.environ | {"GLIBC_TUNABLES": processor.MEMORY, "PYTHONPATH": str(ROOT)}
+    output = subprocess.check_output([sys.executable, "-c", program], text=True, env=environment)
+    assert int(output) < 1000  # of 65,536 pages of 4 KiB each step
