@@ -1,7 +1,7 @@
 """The network's layers as they are written, and in the forms that they are computed in.
 
   python experiments/throughput/forms.py
-  python experiments/throughput/forms.py --kinds=conv3x3 --scale=2    # for images of 192×256
+  python experiments/throughput/forms.py --kinds=upsample --scale=2    # for images of 192×256
 
 Medians in ms for batch 8 of 96×128, forward and with gradients, in turns, summed over the layers of
 the U-Net of width 1.0 (of batch norm over six of its sizes only);
@@ -31,12 +31,9 @@ from segjax.report import write_json  # noqa: E402
 
 BATCH, ROUNDS = 8, 10
 FLAGS = flags.FLAGS
-flags.DEFINE_list("kinds", ["conv3x3", "upsample", "depthwise", "norm_act"], "Of layers.")
+flags.DEFINE_list("kinds", ["upsample", "depthwise", "norm_act"], "Of layers.")
 flags.DEFINE_integer("scale", 1, "Multiplies height and width.")
 # Height, width, channels in and out.
-CONV = ((6, 8, 256, 256), (6, 8, 96, 256), (12, 16, 128, 128), (12, 16, 32, 128),
-        (24, 32, 64, 64), (24, 32, 24, 64), (48, 64, 32, 32), (48, 64, 16, 32),
-        (96, 128, 16, 16))  # fmt: skip
 UPSAMPLE = ((3, 4, 1280, 256), (6, 8, 256, 128), (12, 16, 128, 64), (24, 32, 64, 32),
             (48, 64, 32, 16))  # fmt: skip
 # Height, width, channels, stride.
@@ -78,10 +75,7 @@ def scaled(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def cases() -> dict[str, list[tuple[dict[str, Callable], list[tuple[int, ...]]]]]:
     """By kind, for every layer: its forms, and the shapes of what they take."""
-    found: dict[str, list] = {"conv3x3": [], "upsample": [], "depthwise": [], "norm_act": []}
-    for height, width, channels, out in CONV:
-        forms = {"plain": plain_conv, "ours": convolutions.conv3x3}
-        found["conv3x3"].append((forms, [(BATCH, height, width, channels), (3, 3, channels, out)]))
+    found: dict[str, list] = {"upsample": [], "depthwise": [], "norm_act": []}
     for height, width, channels, out in UPSAMPLE:
         forms = {"plain": plain_upsample, "ours": convolutions.upsample_conv3x3}
         found["upsample"].append((forms, [(BATCH, height, width, channels), (3, 3, channels, out)]))
