@@ -204,8 +204,8 @@ def _table(path: Path, source: Source, loaded: Tensors, dropped: set[str], new: 
 
 
 def _parts(variables: Iterable[str]) -> str:
-    """encoder, decoder, head: the parts of the network that some variables belong to."""
-    return ", ".join(dict.fromkeys(variable.split("/")[1] for variable in variables))
+    """decoder, encoder, head: the parts of the network that some variables belong to."""
+    return ", ".join(sorted({variable.split("/")[1] for variable in variables}))
 
 
 def _some(names: Iterable[str], most: int = 4) -> str:
