@@ -7,7 +7,7 @@
 The compiled step is timed on one batch, before and after a run of `segjax.main`'s loop for a few
 epochs with the same step; the loop's rate is that of its log lines without those that compile, and
 both are medians over as many steps as lie between two lines. With --peer an epoch of CamVid is
-measured with PyTorch's loop as well, with huge pages too. Writes results/loop_NAME.json.
+measured with PyTorch's loop as well, with the same memory. Writes results/loop_NAME.json.
 """
 
 import json
