@@ -1,0 +1,53 @@
+"""A run that version 0.1 left half done: it is still scored, predicts the same and goes on.
+
+tests/data/run_0_1.tar.xz holds the run, its data and, in expected.json, what version 0.1 made of
+them. (The weights have few different values, so that they compress.)
+"""
+
+import json
+import tarfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from segjax import evaluate, predictor, train, workdir
+from segjax.data.sources import build_source
+
+ARCHIVE = Path(__file__).with_name("data") / "run_0_1.tar.xz"
+
+
+@pytest.fixture
+def expected(tmp_path, monkeypatch):
+    with tarfile.open(ARCHIVE) as file:
+        file.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path / "run_0_1")
+    return json.loads(Path("expected.json").read_text())
+
+
+def test_a_run_of_version_0_1_is_scored_and_predicts_as_it_did(expected, optimized):
+    config, _, _ = workdir.load(Path("run"))
+    for split, names in expected["names"].items():
+        source = build_source(config.data, split)
+        assert [Path(source.name(i)).name for i in range(len(source))] == names
+    report = evaluate.evaluate_run(Path("run"), "val")
+    for name, value in expected["val"].items():
+        assert report[name] == pytest.approx(value, rel=1e-3), name
+    model = predictor.load("run")
+    for name, bits in expected["prediction"].items():
+        label = model.label(np.asarray(Image.open(f"data/images/{name}")))
+        packed = np.frombuffer(bytes.fromhex(bits), np.uint8)
+        then = np.unpackbits(packed, count=label.size).reshape(label.shape)
+        assert (label != then).mean() < 2e-3, name
+
+
+def test_a_run_of_version_0_1_goes_on_as_it_would_have(expected, optimized):
+    config, _, _ = workdir.load(Path("run"))
+    state, report = train.train_and_evaluate(config, "run")
+    assert int(state.step) == config.num_epochs
+    for name, value in expected["resumed"].items():
+        assert report[name] == pytest.approx(value, rel=1e-3), name
+    total = sum(np.abs(np.asarray(x, np.float64)).sum() for x in jax.tree.leaves(state.params))
+    assert total == pytest.approx(expected["resumed_sum"], rel=1e-6)
