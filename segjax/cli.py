@@ -120,7 +120,8 @@ def run(main: Callable[[], None]) -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 
     def wrapped(_: Sequence[str]) -> None:
-        processor.start_anew()
+        processor.start_anew(main.__code__.co_filename)
+        processor.use_kept_memory()
         _set_up_logging()
         several = "multihost" in FLAGS and FLAGS.multihost
         if "multihost" in FLAGS and not several and FLAGS.coordinator:

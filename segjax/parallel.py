@@ -17,7 +17,6 @@ from flax import jax_utils
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from segjax import processor
 from segjax.errors import ConfigError
 
 AXIS = "batch"
@@ -49,9 +48,6 @@ class Parallel:
     def __init__(self, mode: str = "auto", devices: list[jax.Device] | None = None) -> None:
         if mode not in MODES:
             raise ConfigError(f"config.parallel is {mode!r}; choose one of {MODES}")
-        if processor.keeps_memory():
-            # Or a processor would take the memory of every step from a thread of JAX's own.
-            jax.config.update("jax_cpu_enable_async_dispatch", False)
         self.devices = devices or jax.devices()
         self.process = jax.process_index(), jax.process_count()
         self._local = [d for d in self.devices if d.process_index == self.process[0]]

@@ -4,9 +4,11 @@ Measured in experiments/throughput.
 """
 
 import contextlib
+import importlib.util
 import os
 import sys
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
+from pathlib import Path
 
 # Large arrays lie on pages of 2 MiB, and their memory is kept for the next step: otherwise every
 # step takes some hundred MiB anew, page by page.
@@ -14,6 +16,7 @@ MEMORY = f"glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_thre
 # Convolutions by Eigen and not by YNNPACK, which takes twice as long for many of them.
 CONVOLUTIONS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 JAXLIB = (0, 10), (0, 13)  # from and before: XLA ends a program at a flag that it does not know
+GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of NVIDIA, of AMD, of either under Windows
 
 
 def settings() -> dict[str, str]:
@@ -27,21 +30,50 @@ def settings() -> dict[str, str]:
     return found
 
 
-def keeps_memory() -> bool:
-    """True where glibc keeps what the first thread takes; it never does so for other threads."""
-    return os.environ.get("GLIBC_TUNABLES") == MEMORY
+def is_used() -> bool:
+    """True where JAX will run on the processor: told to, or without a GPU or a plugin for it."""
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return True
+    return not (entry_points(group="jax_plugins") and any(Path(gpu).exists() for gpu in GPUS))
 
 
-def start_anew() -> None:
+def start_anew(program: str) -> None:
     """Starts this process anew, once, with `settings`, for glibc reads its own at the start.
 
-    Where that is not possible, as for a program from standard input, nothing happens.
+    Nothing happens where JAX will use a GPU, nor where Python was started with another file than
+    `program`: a notebook, a debugger or a profiler that runs it would be lost.
     """
     # A mark among the arguments: an executable that is a wrapper may change the environment.
     again = "started_anew" in sys._xoptions
-    from_a_file = sys.executable and sys.argv[0] not in ("", "-", "-c")
-    if again or not from_a_file or os.name != "posix":
+    if again or os.name != "posix" or not is_used() or _started_with() != Path(program).resolve():
         return
     command = [sys.executable, "-X", "started_anew", *sys.orig_argv[1:]]
     with contextlib.suppress(OSError):
         os.execve(sys.executable, command, os.environ | settings())
+
+
+def _started_with() -> Path | None:
+    """The file that is the program of this process; None for standard input, or if in doubt."""
+    arguments = iter(sys.orig_argv[1:])
+    for argument in arguments:
+        if argument in ("-X", "-W"):  # options with a value of their own
+            next(arguments, None)
+        elif argument == "-m":
+            spec = importlib.util.find_spec(next(arguments, ""))
+            return Path(spec.origin).resolve() if spec and spec.origin else None
+        elif argument in ("-", "-c"):
+            return None
+        elif not argument.startswith("-"):
+            return Path(argument).resolve()
+    return None
+
+
+def use_kept_memory() -> None:
+    """Makes JAX run steps from the first thread, the only one whose memory glibc keeps.
+
+    Sets a flag of JAX, for the whole process; only where `start_anew` has set glibc's.
+    """
+    if os.environ.get("GLIBC_TUNABLES") == MEMORY:
+        import jax
+
+        jax.config.update("jax_cpu_enable_async_dispatch", False)

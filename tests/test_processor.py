@@ -13,35 +13,70 @@ ROOT = Path(__file__).parents[1]
 SCRIPT = """
 import os, sys
 from segjax import processor
-processor.start_anew()
+processor.start_anew(__file__)
 print(os.environ.get("GLIBC_TUNABLES"), sys.argv[1:])
 """
+PLAIN = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+PLAIN |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
 ours = pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
 
 
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def printed(*arguments, env=PLAIN, **options):
+    command = [sys.executable, *arguments]
+    return subprocess.check_output(command, text=True, timeout=60, env=env, **options).strip()
+
+
 @ours
-def test_a_program_starts_anew_once_with_the_same_arguments(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    plain = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    plain["PYTHONPATH"] = str(ROOT)
-
-    def printed(*arguments, **options):
-        command = [sys.executable, *arguments]
-        return subprocess.check_output(command, text=True, timeout=60, **options).strip()
-
-    assert printed(script, "a b", "--c", env=plain) == f"{processor.MEMORY} ['a b', '--c']"
-    own = plain | {"GLIBC_TUNABLES": "glibc.malloc.check=0"}
+def test_a_program_starts_anew_once_with_the_same_arguments(script):
+    expected = f"{processor.MEMORY} ['a b', '--c']"
+    assert printed(script, "a b", "--c") == expected
+    assert printed("-W", "error", "-u", script, "a b", "--c") == expected
+    assert printed("-m", "script", "a b", "--c", cwd=script.parent) == expected
+    own = PLAIN | {"GLIBC_TUNABLES": "glibc.malloc.check=0"}
     assert printed(script, env=own) == "glibc.malloc.check=0 []"
-    # What is read from standard input cannot be read again.
-    assert printed("-", "a", env=plain, input=SCRIPT) == "None ['a']"
 
 
 @ours
-def test_a_python_that_clears_the_environment_is_started_anew_once(tmp_path):
+def test_what_runs_a_program_is_not_started_anew_in_its_place(script):
+    """A notebook, a debugger, a profiler, a program of the user's, standard input."""
+    host = script.with_name("host.py")
+    host.write_text(f"import runpy\nrunpy.run_path({str(script)!r}, run_name='__main__')")
+    assert printed(host, "a") == "None ['a']"
+    assert printed("-c", host.read_text(), "a") == "None ['a']"
+    assert printed("-", "a", input=host.read_text()) == "None ['a']"
+    assert printed("-m", "trace", "--count", "-C", script.parent, script).startswith("None []")
+    module = "import runpy; runpy.run_module('script', run_name='__main__', alter_sys=True)"
+    assert printed("-c", module, "a", cwd=script.parent) == "None ['a']"
+
+
+@ours
+def test_a_host_with_a_gpu_needs_no_settings(script, monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(processor, "GPUS", (str(script),))
+    assert processor.is_used()  # no plugin of JAX's knows it
+    monkeypatch.setattr(processor, "entry_points", lambda group: [group])
+    assert not processor.is_used()
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started anew"))
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, str(script)])
+    processor.start_anew(str(script))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert processor.is_used()
+
+
+@ours
+def test_a_python_that_clears_the_environment_is_started_anew_once(tmp_path, script):
     """Otherwise it would be without end."""
-    wrapper, script = tmp_path / "python", tmp_path / "script.py"
-    wrapper.write_text(f'#!/bin/sh\nexec env -i PYTHONPATH={ROOT} {sys.executable} "$@"\n')
+    wrapper = tmp_path / "python"
+    wrapper.write_text(
+        f'#!/bin/sh\nexec env -i PYTHONPATH={ROOT} JAX_PLATFORMS=cpu {sys.executable} "$@"\n'
+    )
     wrapper.chmod(0o755)
     script.write_text(f"import sys\nsys.executable = {str(wrapper)!r}\n{SCRIPT}")
     command = [wrapper, script, "a"]
@@ -51,7 +86,7 @@ def test_a_python_that_clears_the_environment_is_started_anew_once(tmp_path):
 @ours
 def test_memory_is_the_users_who_sets_glibcs(monkeypatch):
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
-    assert "GLIBC_TUNABLES" not in processor.settings() and not processor.keeps_memory()
+    assert "GLIBC_TUNABLES" not in processor.settings()
 
 
 @pytest.mark.parametrize(
@@ -76,8 +111,10 @@ def test_training_on_a_processor_keeps_its_memory():
     program = """
 import resource
 import jax
+from segjax import processor
 from segjax.parallel import Parallel
 
+processor.use_kept_memory()
 step = Parallel("jit").compile(lambda x, _: jax.numpy.tanh(x @ x[:256]) @ x[:256])
 x = jax.numpy.ones((2**17, 256))
 for _ in range(3):
@@ -90,3 +127,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     environment = os.environ | {"GLIBC_TUNABLES": processor.MEMORY, "PYTHONPATH": str(ROOT)}
     output = subprocess.check_output([sys.executable, "-c", program], text=True, env=environment)
     assert int(output) < 1000  # of 65,536 pages of 4 KiB each step
+
+
+def test_importing_and_using_segjax_changes_no_setting_of_jax_or_pillow():
+    program = """
+import jax, PIL.Image
+def settings():
+    return dict(jax.config.values), PIL.Image.MAX_IMAGE_PIXELS
+before = settings()
+from segjax import evaluate, export, predict, predictor, train, video
+from segjax.parallel import Parallel
+Parallel("jit")
+assert settings() == before
+"""
+    environment = os.environ | {"GLIBC_TUNABLES": processor.MEMORY, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment, timeout=60)

@@ -118,7 +118,8 @@ def measured(forms: dict[str, Callable], shapes: list[tuple[int, ...]]) -> dict[
 
 
 def main(_: list[str]) -> None:
-    processor.start_anew()
+    processor.start_anew(__file__)
+    processor.use_kept_memory()
     result = {}
     for kind in FLAGS.kinds:
         rows = [measured(forms, shapes) for forms, shapes in cases()[kind]]

@@ -31,7 +31,7 @@ from absl import app, flags  # noqa: E402
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from configs import camvid  # noqa: E402
-from segjax import setup  # noqa: E402
+from segjax import processor, setup  # noqa: E402
 from segjax.models import layers  # noqa: E402
 from segjax.parallel import Parallel  # noqa: E402
 
@@ -149,6 +149,7 @@ def peak_mib(device: jax.Device) -> float:
 
 
 def main(_: list[str]) -> None:
+    processor.use_kept_memory()
     if FLAGS.devices:
         jax.config.update("jax_num_cpu_devices", FLAGS.devices)
     plain = nn.intercept_methods(layers.as_convolution) if FLAGS.plain else nullcontext()
