@@ -4,13 +4,26 @@ VENV ?= .venv
 WORKDIR ?= runs/quickstart
 RUN = $(VENV)/bin/python
 
-.PHONY: train test lint clean
+.PHONY: train test smoke lint clean
 
 train: $(VENV)/.ready
 	$(RUN) -m segjax.main --config configs/quickstart.py --workdir $(WORKDIR)
 
 test: $(VENV)/.ready-test
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+# A small run from training to exported files: whether the installed versions work together.
+smoke: $(VENV)/.ready-test
+	rm -rf $(VENV)/smoke
+	$(RUN) -m segjax.main --config configs/quickstart.py --workdir $(VENV)/smoke/run \
+	  --config.num_epochs=1 --config.data.num_train=400 --config.data.num_val=20
+	$(RUN) -m segjax.evaluate --workdir $(VENV)/smoke/run --split test
+	for format in stablehlo:zip onnx:onnx; do \
+	  $(RUN) -m segjax.export --workdir $(VENV)/smoke/run --verify \
+	    --format $${format%:*} --output $(VENV)/smoke/model.$${format#*:} || exit 1; \
+	  $(RUN) -m segjax.predict --model $(VENV)/smoke/model.$${format#*:} \
+	    --input experiments/quickstart/predictions.png --output $(VENV)/smoke/$${format%:*} || exit 1; \
+	done
 
 lint: $(VENV)/.ready-test
 	$(VENV)/bin/ruff format --check .

@@ -19,8 +19,12 @@ import json
 import logging
 import os
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from absl import flags
 
@@ -87,7 +91,10 @@ def to_stablehlo(trained: "Trained", path: Path) -> None:
 
 
 def to_onnx(trained: "Trained", path: Path) -> None:
-    """Writes an ONNX file with metadata; ConfigError where jax2onnx is not installed."""
+    """Writes an ONNX file with metadata.
+
+    Raises ConfigError where jax2onnx is not installed, or does not know the installed JAX.
+    """
     import flax.linen as nn
     import jax
     from jax import export
@@ -95,32 +102,51 @@ def to_onnx(trained: "Trained", path: Path) -> None:
     from segjax import networks
     from segjax.models import layers
 
-    try:
-        from jax2onnx import to_onnx as convert
-    except ImportError as error:
-        raise ConfigError(
-            "--format onnx: pip install --no-deps -r requirements-onnx.txt"
-        ) from error
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
-
     def outputs(image: jax.Array) -> tuple[jax.Array, jax.Array]:
         with nn.intercept_methods(layers.as_convolution):
             return tuple(_outputs(trained.logits(image)).values())
 
     height, width = trained.config.data.size
     shape = export.symbolic_shape(f"batch, {height}, {width}, 3")
-    model = convert(
-        outputs,
-        [jax.ShapeDtypeStruct(shape, "uint8")],
-        model_name="segjax",
-        opset=OPSET,
-        input_names=["image"],
-        output_names=["label", "probabilities"],
-    )
+    with _jax2onnx() as convert:
+        model = convert(
+            outputs,
+            [jax.ShapeDtypeStruct(shape, "uint8")],
+            model_name="segjax",
+            opset=OPSET,
+            input_names=["image"],
+            output_names=["label", "probabilities"],
+        )
     del model.graph.value_info[:]  # shapes inside, which jax2onnx gives in another order of axes
     entry = model.metadata_props.add()
     entry.key, entry.value = networks.METADATA_KEY, json.dumps(metadata(trained))
     path.write_bytes(model.SerializeToString())
+
+
+@contextmanager
+def _jax2onnx() -> Iterator[Callable]:
+    """jax2onnx's converter, with the name that JAX 0.12 has moved; its failures as ConfigError."""
+    import jax
+    from jax.extend import core
+
+    try:
+        # jax2onnx 0.17 takes ClosedJaxpr from where JAX before 0.12 had it.
+        with mock.patch.object(jax._src.core, "ClosedJaxpr", core.ClosedJaxpr, create=True):
+            from jax2onnx import to_onnx
+
+            logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+            yield to_onnx
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--format onnx: {error}; pip install --no-deps -r requirements-onnx.txt"
+        ) from error
+    except (AttributeError, ImportError, NotImplementedError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"--format onnx: jax2onnx {version('jax2onnx')} fails with jax {jax.__version__} "
+            f"({reason}); take --format stablehlo, or other versions of the two (README.md says "
+            "which were tested)"
+        ) from error
 
 
 def to_safetensors(trained: "Trained", path: Path) -> None:

@@ -292,6 +292,18 @@ def test_an_onnx_file_of_another_program_is_named(tmp_path):
         networks.read_file(path)
 
 
+def test_a_jax_that_jax2onnx_does_not_know_is_told(trained, tmp_path, monkeypatch):
+    jax2onnx = pytest.importorskip("jax2onnx")
+
+    def fails(*_, **__):
+        raise AttributeError("module 'jax' has no attribute 'moved'")
+
+    monkeypatch.setattr(jax2onnx, "to_onnx", fails)
+    with pytest.raises(ConfigError, match=rf"fails with jax {jax.__version__} .*'moved'.* stableh"):
+        export.to_onnx(trained, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_missing_package_is_told_with_what_installs_it(trained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(ConfigError, match=r"pip install --no-deps -r requirements-onnx\.txt"):
