@@ -215,8 +215,12 @@ def check(sweep: Sweep) -> None:
                 raise ConfigError(f"--search {field}: {error}") from error
 
 
-def open_study(sweep: Sweep) -> optuna.Study:
-    """Makes the study, or opens it if it is the same; ConfigError for what cannot be opened."""
+@contextmanager
+def open_study(sweep: Sweep) -> Iterator[optuna.Study]:
+    """The study, new or, if it is the same, as it was left; closed at the end.
+
+    Raises ConfigError for what cannot be opened.
+    """
     sweep.folder.mkdir(parents=True, exist_ok=True)
     url = sweep.storage or f"sqlite:///{sweep.folder / 'study.db'}"
     waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
@@ -243,7 +247,11 @@ def open_study(sweep: Sweep) -> optuna.Study:
     except (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{url} cannot be opened ({reason}); correct --storage") from error
-    return study
+    try:
+        yield study
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def _require_same(sweep: Sweep, study: optuna.Study) -> None:
@@ -456,7 +464,16 @@ def _points(panel: Axes, points: list[tuple[dict[str, Any], Any]]) -> None:
 
 def run(sweep: Sweep) -> dict[str, Any]:
     """Takes trials until enough are finished; returns the best, as in sweep.json."""
-    study, failures, waits = open_study(sweep), 0, False
+    with open_study(sweep) as study:
+        try:
+            _take_trials(sweep, study)
+        finally:
+            best = write_report(sweep, study)
+    return best
+
+
+def _take_trials(sweep: Sweep, study: optuna.Study) -> None:
+    failures, waits = 0, False
 
     def after(study: optuna.Study, trial: FrozenTrial) -> None:
         nonlocal failures
@@ -467,21 +484,17 @@ def run(sweep: Sweep) -> dict[str, Any]:
         if failures == MAX_FAILURES:
             raise TrainingError(f"{failures} trials in a row have failed, the last: {reason}")
 
-    try:
-        while (state := _progress(study, sweep.trials)) != "finished":
-            if state == "ours":
-                study.optimize(
-                    partial(objective, sweep), n_trials=1, catch=TrainingError, callbacks=[after]
-                )
-                waits = False
-                continue
-            if not waits:
-                log.info("Waiting for trials of other processes; one that has died is taken over")
-            waits = True
-            time.sleep(sweep.grace / 10)
-    finally:
-        best = write_report(sweep, study)
-    return best
+    while (state := _progress(study, sweep.trials)) != "finished":
+        if state == "ours":
+            study.optimize(
+                partial(objective, sweep), n_trials=1, catch=TrainingError, callbacks=[after]
+            )
+            waits = False
+            continue
+        if not waits:
+            log.info("Waiting for trials of other processes; one that has died is taken over")
+        waits = True
+        time.sleep(sweep.grace / 10)
 
 
 def _progress(study: optuna.Study, trials: int) -> str:

@@ -251,8 +251,8 @@ def test_trials_that_really_train_and_one_that_is_interrupted(tiny, monkeypatch)
     assert (resumed["state"], other["state"]) == ("complete", "complete")
     assert resumed["params"] == row["params"] != other["params"]
     assert resumed["mean_iou"] == other["mean_iou"] > 0
-    study = sweep.open_study(tiny)
-    first, second, third = (trial.intermediate_values for trial in study.trials)
+    with sweep.open_study(tiny) as study:
+        first, second, third = (trial.intermediate_values for trial in study.trials)
     assert first == {} and second == third and sorted(third) == [1, 2]
     report = json.loads((tiny.folder / "trials" / "0" / "report" / "val.json").read_text())
     assert report["mean_iou"] == resumed["mean_iou"]
