@@ -6,41 +6,21 @@ python -m segjax.data.check --config=CONFIG prints the class frequencies, or wha
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from segjax import cli
-from segjax.data.datasets import BINARY_HINT, VOID, LabelTable
+from segjax.data.counts import Report, format_report, read_cache, write_cache
+from segjax.data.datasets import BINARY_HINT, VOID
+from segjax.data.problems import Problems, some
 from segjax.data.sources import Source, Subset, build_source, has_split
 from segjax.errors import ConfigError, DataError
-
-MOST_PROBLEMS = 20
-
-
-@dataclass
-class Report:
-    """What `check` counted, by split.
-
-    pixel_counts: int64 [C]; void_counts: pixels; max_size: the largest (height, width); skipped:
-    indices of the examples that cannot be used, and of training images that val or test have too,
-    where `config.on_error` is 'skip'.
-    """
-
-    table: LabelTable
-    num_images: dict[str, int] = field(default_factory=dict)
-    pixel_counts: dict[str, np.ndarray] = field(default_factory=dict)
-    void_counts: dict[str, int] = field(default_factory=dict)
-    max_size: dict[str, tuple[int, int]] = field(default_factory=dict)
-    skipped: dict[str, list[int]] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
 
 
 class _Seen(NamedTuple):
@@ -58,18 +38,23 @@ def check(
 ) -> Report:
     """Decode and count every example of `config`, the data section.
 
-    Raises one DataError that lists up to 20 problems. With `cache`, a file, nothing is decoded
-    again while the files and the configuration stay as they were.
+    Raises one DataError that lists the problems of all examples, up to 20 of a kind. With `cache`,
+    a file, nothing is decoded again while the files and the configuration stay as they were.
     """
     if config.on_error not in ("raise", "skip"):
         raise ConfigError(f"config.data.on_error is {config.on_error!r}; choose 'raise' or 'skip'")
-    sources, problems = _open(config, splits)
+    problems = Problems()
+    sources = _open(config, splits, problems)
     fingerprint = _fingerprint(config, sources)
-    report = None if problems else _read_cache(cache, fingerprint)
-    if report is None:
+    report = None if problems or not sources else read_cache(cache, fingerprint)
+    if report is None and sources:
         report = _count(sources, problems, config.on_error == "skip")
-        _write_cache(cache, fingerprint, report)
-    _judge_missing_classes(report, config.allow_missing_classes)
+        _tell_of_files(config, sources, report)
+        if not problems:
+            write_cache(cache, fingerprint, report)
+    if report is not None:
+        _judge_missing_classes(report, config.allow_missing_classes, problems)
+    problems.raise_if_any()
     return report
 
 
@@ -79,50 +64,31 @@ def usable(config: ConfigDict, split: str, report: Report) -> Source:
     return Subset(source, skipped) if skipped else source
 
 
-def format_report(report: Report) -> str:
-    """A table of class, raw value, pixels per split and share of the first split's pixels."""
-    counts = report.pixel_counts
-    splits = list(counts)
-    labelled = max(1, int(counts[splits[0]].sum()))
-    rows = [["class", "raw", *splits, f"share of {splits[0]}"]]
-    for i, name in enumerate(report.table.names):
-        pixels = [f"{counts[split][i]:,}" for split in splits]
-        share = f"{100 * counts[splits[0]][i] / labelled:.2f} %"
-        rows.append([name, report.table.raw(i), *pixels, share])
-    void = [f"{report.void_counts[split]:,}" for split in splits]
-    rows.append(["(void)", report.table.raw(VOID), *void, ""])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-        for row in rows
-    ]
-    for split in splits:
-        height, width = report.max_size[split]
-        lines.append(f"{split}: {report.num_images[split]} images of up to {height}×{width}")
-    return "\n".join(lines + [f"warning: {warning}" for warning in report.warnings])
-
-
-def _open(config: ConfigDict, splits: Sequence[str]) -> tuple[dict[str, Source], list[str]]:
-    sources, problems = {}, []
+def _open(config: ConfigDict, splits: Sequence[str], problems: Problems) -> dict[str, Source]:
+    # Opened as with on_error=skip, for the files that can be used are to be looked at anyway.
+    lenient = config.copy_and_resolve_references()
+    lenient.on_error = "skip"
+    sources = {}
     for split in splits:
         try:
             if split == "test" and not has_split(config, split):
                 if len(splits) == 1:
-                    problems.append("there is no test split; see config.data.splits, or use val")
+                    problems.add("there is no test split; see config.data.splits, or use val")
                 continue
-            source = build_source(config, split)
-            if len(source):
-                sources[split] = source
-            else:
-                problems.append(f"split {split!r} is empty; change config.data.splits.{split}")
+            source = build_source(lenient, split)
         except DataError as error:
-            problems.append(str(error))
-    return sources, list(dict.fromkeys(problems))  # a missing folder fails every split alike
+            problems.add(str(error))  # a missing folder fails every split alike
+            continue
+        if not len(source):
+            problems.add(f"split {split!r} is empty; change config.data.splits.{split}")
+            continue
+        sources[split] = source
+        for line in getattr(source, "left_out", ()) if config.on_error == "raise" else ():
+            problems.add(f"{line}; image and mask share the name up to the suffix", "no partner")
+    return sources
 
 
-def _count(sources: dict[str, Source], problems: list[str], skip: bool) -> Report:
-    if not sources:
-        _raise(problems)
+def _count(sources: dict[str, Source], problems: Problems, skip: bool) -> Report:
     report = Report(next(iter(sources.values())).table)
     first_seen: dict[bytes, tuple[str, str]] = {}
     # Training last: of an image that stands in two splits, its copy there is the one to leave out.
@@ -130,13 +96,11 @@ def _count(sources: dict[str, Source], problems: list[str], skip: bool) -> Repor
         counts, sizes, blank, turned = np.zeros(256, np.int64), [], [], []
         unusable = {}
         for index, (name, seen) in enumerate(_inspect_all(split, source)):
-            if len(problems) >= MOST_PROBLEMS:
-                _raise(problems)
             if isinstance(seen, str) and skip:
                 unusable[index] = seen
                 continue
             if isinstance(seen, str):
-                problems.append(seen)
+                problems.add(seen)
                 continue
             other_split, other = first_seen.setdefault(seen.digest, (split, name))
             if other_split != split:
@@ -147,9 +111,10 @@ def _count(sources: dict[str, Source], problems: list[str], skip: bool) -> Repor
                 if skip:
                     report.warnings.append(message)
                 else:
-                    problems.append(
+                    problems.add(
                         f"{message}; splits must not share images: remove one of them, or set "
-                        "config.data.on_error=skip to leave out what training shares"
+                        "config.data.on_error=skip to leave out what training shares",
+                        "two splits",
                     )
             counts += seen.counts
             sizes.append(seen.size)
@@ -157,9 +122,6 @@ def _count(sources: dict[str, Source], problems: list[str], skip: bool) -> Repor
                 blank.append(name)
             if seen.turned:
                 turned.append(name)
-        left_out = getattr(source, "left_out", ())
-        if left_out and (message := _left_out(left_out)) not in report.warnings:
-            report.warnings.append(message)
         if blank:
             report.warnings.append(
                 f"{split}: {len(blank)} labels are void throughout, such as {', '.join(blank[:3])}"
@@ -170,26 +132,34 @@ def _count(sources: dict[str, Source], problems: list[str], skip: bool) -> Repor
                 f"{', '.join(turned[:3])}; their masks have to be turned likewise"
             )
         if unusable:
-            shown = "\n  ".join(list(unusable.values())[:MOST_PROBLEMS])
+            shown = "\n  ".join(some([*unusable.values()]))
             message = f"{split}: {len(unusable)} of {len(source)} images skipped:\n  {shown}"
             report.warnings.append(message)
             if len(unusable) == len(source):
-                problems.append(message)
+                problems.add(message)
         report.skipped[split] = list(unusable)
         report.num_images[split] = len(source) - len(unusable)
         report.pixel_counts[split] = counts[: len(report.table.names)]
         report.void_counts[split] = int(counts[VOID])
         report.max_size[split] = tuple(np.max(sizes, axis=0).tolist()) if sizes else (0, 0)
-    if problems:
-        _raise(problems)
     for counted in ("num_images", "pixel_counts", "void_counts", "max_size", "skipped"):
         setattr(report, counted, {split: getattr(report, counted)[split] for split in sources})
     return report
 
 
-def _left_out(files: Sequence[str]) -> str:
-    shown = "\n  ".join(files[:MOST_PROBLEMS])
-    return f"{len(files)} files without a partner, or with several, left out:\n  {shown}"
+def _tell_of_files(config: ConfigDict, sources: dict[str, Source], report: Report) -> None:
+    """Adds how a folder was divided, and the files of folders that are not used."""
+    for split, source in sources.items():
+        if division := getattr(source, "division", ""):
+            names = [os.path.relpath(source.name(i), config.root) for i in range(len(source))]
+            report.divided[split] = hashlib.sha256("\n".join(names).encode()).hexdigest()
+            report.notes = [division]
+    for kind, reason in (("left_out", "without a partner, or with several"),
+                         ("unused", "that are no images, or not where images are looked for")):  # fmt: skip
+        lines = {line: None for s in sources.values() for line in getattr(s, kind, ())}
+        if lines:
+            shown = "\n  ".join(some([*lines]))
+            report.warnings.append(f"{len(lines)} files {reason}, left out:\n  {shown}")
 
 
 def _inspect_all(split: str, source: Source) -> Iterator[tuple[str, _Seen | str]]:
@@ -211,7 +181,7 @@ def _inspect_all(split: str, source: Source) -> Iterator[tuple[str, _Seen | str]
             yield result
 
 
-def _judge_missing_classes(report: Report, allowed: bool) -> None:
+def _judge_missing_classes(report: Report, allowed: bool, problems: Problems) -> None:
     if "train" not in report.pixel_counts:
         return
     names = report.table.names
@@ -223,18 +193,14 @@ def _judge_missing_classes(report: Report, allowed: bool) -> None:
     if allowed:
         report.warnings.append(problem)
         return
+    if problems:
+        problem += " (in the files that could be read)"
     remedy = "correct the label table, or set config.data.allow_missing_classes=True"
     if len(names) == 2 and 255 in report.table.void and report.void_counts["train"]:
         remedy = (
             f"{report.void_counts['train']} pixels are void (255): {BINARY_HINT}; else {remedy}"
         )
-    raise DataError(f"{problem}; {remedy}")
-
-
-def _raise(problems: list[str]) -> NoReturn:
-    shown = "\n".join(f"- {problem}" for problem in problems[:MOST_PROBLEMS])
-    more = "\n- … stopped here; there may be more" if len(problems) >= MOST_PROBLEMS else ""
-    raise DataError(f"problems in the data:\n{shown}{more}")
+    problems.add(f"{problem}; {remedy}")
 
 
 def _fingerprint(config: ConfigDict, sources: dict[str, Source]) -> str:
@@ -244,37 +210,9 @@ def _fingerprint(config: ConfigDict, sources: dict[str, Source]) -> str:
         for path in source.files() if hasattr(source, "files") else []:  # shapes have no files
             status = os.stat(path)
             files.append((str(path), status.st_size, status.st_mtime_ns))
-        files += getattr(source, "left_out", ())
+        files += [*getattr(source, "left_out", ()), *getattr(source, "unused", ())]
     content = json.dumps([config.to_json_best_effort(), tables, files])
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _read_cache(cache: Path | None, fingerprint: str) -> Report | None:
-    if not (cache and cache.is_file()):
-        return None
-    try:
-        saved = json.loads(cache.read_text(encoding="utf-8"))
-    except (ValueError, OSError):  # damaged, or another user's: count again
-        return None
-    if saved.pop("fingerprint", None) != fingerprint:
-        return None
-    saved["table"] = LabelTable.from_json(saved["table"])
-    saved["pixel_counts"] = {k: np.array(v) for k, v in saved["pixel_counts"].items()}
-    saved["max_size"] = {k: tuple(v) for k, v in saved["max_size"].items()}
-    return Report(**saved)
-
-
-def _write_cache(cache: Path | None, fingerprint: str, report: Report) -> None:
-    if not cache:
-        return
-    table = report.table.to_json()
-    counts = {split: pixels.tolist() for split, pixels in report.pixel_counts.items()}
-    saved = vars(report) | {"fingerprint": fingerprint, "table": table, "pixel_counts": counts}
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    # Renamed when complete, so that neither an interrupted run nor another process can break it.
-    half_written = cache.with_name(f"{cache.name}.{platform.node()}.{os.getpid()}.tmp")
-    half_written.write_text(json.dumps(saved), encoding="utf-8")
-    half_written.replace(cache)
 
 
 def main() -> None:

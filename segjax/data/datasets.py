@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from segjax.errors import ConfigError, DataError
+from segjax.files import read_text
 
 VOID = 255  # the class id of pixels that count in no loss and no metric
 ILLEGAL = -1
@@ -143,13 +144,13 @@ def load_table(classes: str, root: str) -> LabelTable:
             f"config.data.classes = {classes!r}: give a built-in table ({', '.join(TABLES)}), "
             "the path of a .json file, or JSON text"
         )
-    path = Path(classes or Path(root) / "classes.json").expanduser()
+    path = Path(classes or Path(root) / "classes.json")
     if not path.is_file():
         raise DataError(
             f'{path}: no such file; write there {{"classes": ["background", "cell"], '
             '"values": [0, 255]}, with your names and mask values, or set config.data.classes'
         )
-    return LabelTable.from_json(path.read_text(encoding="utf-8"), str(path))
+    return LabelTable.from_json(read_text(path), str(path))
 
 
 def default_palette(num_classes: int) -> np.ndarray:

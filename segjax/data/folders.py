@@ -1,44 +1,65 @@
 """Folders of images and masks: which files belong together, and to which split."""
 
-import hashlib
 import unicodedata
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from segjax.data.division import divide
+from segjax.data.listing import SUFFIXES, Listing, describe_missing, list_images
 from segjax.errors import ConfigError, DataError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 Pair = tuple[Path, Path]  # of an image and its mask
 LAYOUT = "expected ROOT/{train,val,test}/{images,masks}/NAME.* or ROOT/{images,masks}/NAME.*"
 
 
-def folder_pairs(config: ConfigDict, split: str) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
-    """Image and mask paths of a split, and, with on_error='skip', the files that pair with none.
+class Found(NamedTuple):
+    """The pairs of a split, sorted, and what was found besides.
 
-    Where ROOT/{images,masks} is not split into folders, each name's hash with the seed decides.
+    left_out: with on_error='skip', files without a partner or with several, a line each.
+    unused: what is no image, a line each.
+    division: where one folder is divided, how many images each split has.
+    """
+
+    pairs: tuple[Pair, ...]
+    left_out: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    division: str = ""
+
+
+def find_pairs(config: ConfigDict, split: str) -> Found:
+    """Image and mask files of a split.
+
+    Where ROOT/{images,masks} is not split into folders it is divided, see `division`.
     Raises DataError for a missing partner, folder or split.
     """
-    skip = config.on_error == "skip"
-    folds = _folds(config)
+    root = Path(config.root)
+    options = {"skip": config.on_error == "skip", "subfolders": config.subfolders}
     if _has_split_folders(config):
-        if folds:
+        if config.folds:
             raise ConfigError(
-                f"config.data.folds is {folds}, but {config.root} is divided already, into folders "
-                "such as train; set folds=0, or put all files into ROOT/images and ROOT/masks"
+                f"config.data.folds is {config.folds}, but {config.root} is divided already, into "
+                "folders such as train; set folds=0, or put all files into ROOT/images and "
+                "ROOT/masks"
             )
-        pairs, left_out = pair_files(_split_folder(config, split), skip)
-        return tuple(pairs), tuple(left_out)
-    pairs, left_out = pair_files(Path(config.root).expanduser(), skip)
-    parts = _divide_into_folds(config, pairs) if folds else _divide(config, pairs)
+        used = {_split_folder(config, name) for name in config.splits if config.splits[name]}
+        return _with_other_folders(pair_files(_split_folder(config, split), **options), root, used)
+    found = _with_other_folders(pair_files(root, **options), root, {root})
+    named = {_name(image, root / "images"): (image, mask) for image, mask in found.pairs}
+    parts = divide(config, [*named])
     if not parts[split]:
-        shares = f"folds = {folds}" if folds else f"val_fraction = {config.val_fraction}"
+        shares = f"val_fraction = {config.val_fraction}"
         raise DataError(
-            f"{config.root}: split {split!r} is empty: {len(pairs)} images with {shares} "
+            f"{config.root}: split {split!r} is empty: {len(named)} images with "
+            f"{f'folds = {config.folds}' if config.folds else shares} "
             f"and test_fraction = {config.test_fraction}; change these"
         )
-    return tuple(sorted(parts[split])), tuple(left_out)
+    pairs = tuple(sorted(named[name] for name in parts[split]))
+    counts = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
+    division = f"{config.root} is divided by seed {config.seed}: {len(named)} images, {counts}"
+    return found._replace(pairs=pairs, division=division)
 
 
 def has_folder_split(config: ConfigDict, split: str) -> bool:
@@ -48,96 +69,86 @@ def has_folder_split(config: ConfigDict, split: str) -> bool:
     return split != "test" or config.test_fraction > 0
 
 
-def _divide(config: ConfigDict, pairs: list[Pair]) -> dict[str, list[Pair]]:
-    """Shares of about the given size; images added later move no other to another split."""
-    val, test = config.val_fraction, config.val_fraction + config.test_fraction
-    parts = {"train": [], "val": [], "test": []}
-    for pair in pairs:
-        at = draw(config.seed, pair[0].stem)
-        parts["val" if at < val else "test" if at < test else "train"].append(pair)
-    return parts
-
-
-def _divide_into_folds(config: ConfigDict, pairs: list[Pair]) -> dict[str, list[Pair]]:
-    """The test share, and of the rest, in the order of the hashes, every `folds`-th for val."""
-    drawn = sorted((draw(config.seed, image.stem), (image, mask)) for image, mask in pairs)
-    test = [pair for at, pair in drawn if at < config.test_fraction]
-    rest = [pair for at, pair in drawn if at >= config.test_fraction]
-    val = rest[config.fold :: config.folds]
-    return {"train": sorted(set(rest) - set(val)), "val": val, "test": test}
-
-
-def _folds(config: ConfigDict) -> int:
-    folds = config.get("folds", 0)  # configurations saved by earlier versions have no such field
-    if folds and not (folds >= 2 and 0 <= config.fold < folds):
-        raise ConfigError(
-            f"config.data.folds is {folds} and config.data.fold {config.fold}; folds must be 0 "
-            "(off) or at least 2, and fold one of 0 … folds - 1"
-        )
-    return folds
-
-
-def draw(seed: int, stem: str) -> float:
-    """A number in [0, 1) for a file's name.
-
-    A hash depends on neither NumPy's version nor the other files.
-    """
-    name = unicodedata.normalize("NFC", stem)
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def pair_files(folder: Path, skip: bool = False) -> tuple[list[Pair], list[str]]:
-    """FOLDER/images/NAME.* with FOLDER/masks/NAME.*, sorted, and what was left out with `skip`.
+def pair_files(folder: Path, skip: bool = False, subfolders: bool = True) -> Found:
+    """FOLDER/images/NAME.* with FOLDER/masks/NAME.*; a NAME may lie in folders of these.
 
     Raises DataError that names whatever is alone or ambiguous, without `skip`.
     """
-    images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
+    parts = [folder / "images", folder / "masks"]
+    missing = [part for part in parts if not part.is_dir()]
+    if missing:
+        names = " and ".join(map(str, missing))
+        raise DataError(f"{names}: no such folder; {LAYOUT}; {describe_missing(missing[0])}")
+    listings = [_list(part, subfolders) for part in parts]
+    images, masks = (_by_name(*found) for found in zip(listings, parts, strict=True))
+    unused = tuple(line for listing in listings for line in listing.unused)
     twice = [
-        f"{stem} ({', '.join(path.name for path in paths)})"
+        f"{name} ({', '.join(path.name for path in paths)})"
         for found in (images, masks)
-        for stem, paths in found.items()
+        for name, paths in found.items()
         if len(paths) > 1
     ]
-    alone = [f"{images[s][0]} has no mask" for s in sorted(images.keys() - masks.keys())]
-    alone += [f"{masks[s][0]} has no image" for s in sorted(masks.keys() - images.keys())]
+    alone = [f"{images[n][0]} has no mask" for n in sorted(images.keys() - masks.keys())]
+    alone += [f"{masks[n][0]} has no image" for n in sorted(masks.keys() - images.keys())]
+    hint = "".join(f"\n  (not used: {line})" for line in unused[:20])
     if twice and not skip:
         raise DataError(f"{folder}: one name, several files; keep one of each: {twice[:20]}")
     if alone and not skip:
         shown = "\n  ".join(alone[:20])
         raise DataError(
             f"{folder}: {len(alone)} files without a partner; image and mask must share the name "
-            f"up to the suffix, so add or remove:\n  {shown}"
+            f"up to the suffix, so add or remove:\n  {shown}{hint}"
         )
-    both = [(images[stem], masks[stem]) for stem in sorted(images.keys() & masks.keys())]
+    both = [(images[name], masks[name]) for name in sorted(images.keys() & masks.keys())]
     pairs = [(image[0], mask[0]) for image, mask in both if len(image) == len(mask) == 1]
     if not pairs:
-        raise DataError(f"{folder}: no image has a mask of its name; {LAYOUT}")
-    return pairs, [*(f"{names}: one name, several files" for names in twice), *alone]
+        raise DataError(f"{folder}: no image has a mask of its name; {LAYOUT}{hint}")
+    left_out = (*(f"{names}: one name, several files" for names in twice), *alone)
+    return Found(tuple(pairs), left_out, unused)
 
 
-def _by_stem(folder: Path) -> dict[str, list[Path]]:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; {LAYOUT}")
-    found = defaultdict(list)
-    for path in sorted(folder.iterdir()):
-        is_image = path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        if is_image and path.is_file():
-            # One name may be spelled in two Unicode forms, as when a Mac wrote one of the folders.
-            found[unicodedata.normalize("NFC", path.stem)].append(path)
-    if not found:
+def _with_other_folders(found: Found, root: Path, used: set[Path]) -> Found:
+    """With a line for every folder that looks like data, and is none of those that are used."""
+    others = [p for p in (root, *sorted(root.iterdir())) if p not in used]
+    lines = [f"{p / 'images'}: beside the folders used" for p in others if (p / "images").is_dir()]
+    return found._replace(unused=(*found.unused, *lines))
+
+
+def _list(folder: Path, subfolders: bool) -> Listing:
+    found = list_images(folder)
+    if not subfolders:
+        deep = [path for path in found.images if path.parent != folder]
+        reasons = (f"{path}: in a folder of {folder} (config.data.subfolders)" for path in deep)
+        found = Listing([p for p in found.images if p.parent == folder], [*found.unused, *reasons])
+    if not found.images:
+        hint = "".join(f"\n  (not used: {line})" for line in found.unused[:20])
         raise DataError(
-            f"{folder}: holds no file ending in {', '.join(sorted(SUFFIXES))}; {LAYOUT}"
+            f"{folder}: holds no file ending in {', '.join(sorted(SUFFIXES))}; {LAYOUT}{hint}"
         )
     return found
 
 
+def _name(path: Path, folder: Path) -> str:
+    """What an image shares with its mask: the path in their folder, without the suffix.
+
+    In one Unicode form, for a Mac may have written one of the folders.
+    """
+    return unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+
+
+def _by_name(listing: Listing, folder: Path) -> dict[str, list[Path]]:
+    found = defaultdict(list)
+    for path in listing.images:
+        found[_name(path, folder)].append(path)
+    return found
+
+
 def _has_split_folders(config: ConfigDict) -> bool:
-    root = Path(config.root).expanduser()
+    root = Path(config.root)
     if not config.root or not root.is_dir():
         raise DataError(f"config.data.root = {config.root!r}: no such folder; {LAYOUT}")
     return _split_folder(config, "train").is_dir() or not (root / "images").is_dir()
 
 
 def _split_folder(config: ConfigDict, split: str) -> Path:
-    return Path(config.root).expanduser() / config.splits[split]
+    return Path(config.root) / config.splits[split]

@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 
 from segjax.data.datasets import LabelTable, load_table
 from segjax.data.decode import Example, decode_example, turns_unseen
-from segjax.data.folders import Pair, folder_pairs, has_folder_split
+from segjax.data.folders import Pair, find_pairs, has_folder_split
 from segjax.errors import ConfigError, DataError
+from segjax.files import expand
 
 
 class Source(Protocol):
@@ -42,7 +43,7 @@ class Subset:
 
 def build_source(config: ConfigDict, split: str) -> Source:
     """The source of `split` (train, val or test) that `config`, the data section, asks for."""
-    if config.get("folds", 0) and config.source != "folder":
+    if config.folds and config.source != "folder":
         raise ConfigError(
             f"config.data.folds is {config.folds} and config.data.source {config.source!r}; folds "
             "divide a folder ROOT/{images,masks}: set folds=0, or source=folder"
@@ -56,8 +57,8 @@ def build_source(config: ConfigDict, split: str) -> Source:
                 split=split, num_images=count, size=config.size, seed=config.seed
             )
         case "folder":
-            pairs, left_out = folder_pairs(config, split)
-            return FolderSource(load_table(config.classes, config.root), pairs, left_out)
+            found = find_pairs(config, split)
+            return FolderSource(load_table(config.classes, config.root), *found)
         case "tfds":
             return TfdsSource(config, split)
     raise ConfigError(f"config.data.source = {config.source!r}: choose shapes, folder or tfds")
@@ -75,11 +76,13 @@ def has_split(config: ConfigDict, split: str) -> bool:
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Image and mask files, paired; `left_out` tells of files that could not be."""
+    """Image and mask files, paired; for the rest see `folders.Found`."""
 
     table: LabelTable
     pairs: tuple[Pair, ...]
     left_out: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    division: str = ""
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -150,9 +153,9 @@ def tfds_builder(name: str, root: str) -> Any:
     """
     import tensorflow_datasets as tfds
 
-    if (Path(name).expanduser() / "features.json").is_file():
-        return tfds.builder_from_directory(Path(name).expanduser())
-    data_dir = Path(root or tfds.core.constants.DATA_DIR).expanduser()
+    if (Path(name) / "features.json").is_file():
+        return tfds.builder_from_directory(Path(name))
+    data_dir = Path(root or expand(str(tfds.core.constants.DATA_DIR)))
     try:
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
     except ValueError as error:

@@ -18,4 +18,4 @@ class Camvid(SegmentationBuilder):
     @classmethod
     def pairs(cls, source: Path) -> dict[str, list[Pair]]:
         """The three splits, each in the order of the file names."""
-        return {split: pair_files(source / split)[0] for split in ("train", "val", "test")}
+        return {split: [*pair_files(source / split).pairs] for split in ("train", "val", "test")}

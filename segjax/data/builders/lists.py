@@ -4,6 +4,7 @@ from pathlib import Path
 
 from segjax.data.folders import Pair
 from segjax.errors import DataError
+from segjax.files import read_text
 
 
 def read_names(path: Path, structure: str) -> list[str]:
@@ -14,7 +15,7 @@ def read_names(path: Path, structure: str) -> list[str]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected --source to be a folder of {structure}")
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line.split() for line in read_text(path).splitlines()]
     names = [Path(line[0]).stem for line in lines if line and not line[0].startswith("#")]
     if not names:
         raise DataError(f"{path}: holds no name; restore it from the dataset's archive")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from segjax.data.builders.base import SegmentationBuilder
 from segjax.data.builders.lists import listed_pairs, read_names
-from segjax.data.folders import Pair, draw
+from segjax.data.division import draw
+from segjax.data.folders import Pair
 
 VAL_SHARE = 0.1
 STRUCTURE = "images/NAME.jpg, annotations/trimaps/NAME.png and annotations/{trainval,test}.txt"
@@ -16,8 +17,9 @@ class OxfordPets(SegmentationBuilder):
     Trimaps hold 1 for the pet, 2 for the background, and 3 for the border between them, where
     the annotators did not decide; segjax learns all three. (TensorFlow's segmentation tutorial has
     another legend, with border and background exchanged, and scores the accuracy of pixels at
-    128×128: its numbers are not comparable.) The split val is a tenth of the official trainval,
-    chosen by the names' hashes; test is the official one.
+    128×128: its numbers are not comparable.) The split val is about a tenth of the official
+    trainval, each image by its name's hash, so that it is the same whatever else the lists hold;
+    test is the official one.
     """
 
     TABLE = "oxford_pets"
