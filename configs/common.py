@@ -56,10 +56,16 @@ def _data() -> ConfigDict:
     data.classes = ""
     # Folder names, or TFDS splits such as train[:90%].
     data.splits = ConfigDict({"train": "train", "val": "val", "test": "test"})
-    # One folder without splits is divided by these shares, in an order given by the seed.
+    # Folders within images/ and masks/ are walked too; False: counted and left out.
+    data.subfolders = True
+    # One folder without splits is divided by these shares, in an order given by names and seed; a
+    # share is rounded (of 30 images to 5), and at least one image. Images that are added move a few
+    # of the others to another split; a run of before is then neither resumed nor scored.
     data.val_fraction = 0.15
     data.test_fraction = 0.15
     data.seed = 0
+    # shares: exactly these. thresholds: about these, each image by itself, so that none moves.
+    data.divide = "shares"
     # k-fold cross-validation of such a folder; 0 is off. In place of val_fraction, val is number
     # `fold` of `folds` equal parts (in the order of the seed) of what the test leaves, train the
     # rest; so every image is in val of one fold. The test is the same in all.

@@ -3,18 +3,23 @@
 Nothing here imports JAX, so that `--help` and a mistyped flag answer at once.
 """
 
+import contextlib
 import logging
 import os
+import runpy
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from segjax import processor
+from segjax import processor, suggestions
 from segjax.errors import ConfigError, SegjaxError
+from segjax.files import expand, expand_argument, expand_config
 
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # --help shows --config among the flags of the entry point
@@ -63,9 +68,15 @@ def _join_the_others() -> None:
 
 
 def config() -> ConfigDict:
-    """The configuration that --config names; ConfigError without one."""
+    """The configuration that --config names; ConfigError without one.
+
+    ~ in its paths is the home folder, and one number for data.size a square.
+    """
     if FLAGS.config is None:
         raise ConfigError("--config is missing; try --config configs/quickstart.py")
+    expand_config(FLAGS.config)
+    if len(FLAGS.config.data.size) == 1:
+        FLAGS.config.data.size *= 2
     return FLAGS.config
 
 
@@ -85,24 +96,78 @@ def _describe(error: BaseException) -> str:
     return unknown + ". ".join(lines)
 
 
+def _config_file(argv: Sequence[str]) -> str:
+    """FILE.py[:VARIANT] of --config; '' without one."""
+    for argument, following in pairwise([*argv, ""]):
+        if argument in ("--config", "-config"):
+            return following
+        if argument.startswith(("--config=", "-config=")):
+            return argument.partition("=")[2]
+    return ""
+
+
+def _plain_config(argv: Sequence[str]) -> ConfigDict | None:
+    """The configuration of that file, without what other arguments change in it."""
+    path, _, variant = _config_file(argv).partition(":")
+    with contextlib.suppress(Exception):  # whatever is wrong with the file is told elsewhere
+        return runpy.run_path(path)["get_config"](*filter(None, [variant]))
+    return None
+
+
+def _mistyped(argv: Sequence[str]) -> str:
+    """What is wrong with the first --config.FIELD that does not exist or is a section; or ''."""
+    config = _plain_config(argv)
+    for argument in argv if config is not None else ():
+        prefix, _, field = argument.lstrip("-").partition("=")[0].partition(".")
+        if argument[:1] != "-" or get_close_matches(prefix, ["config"], 1, 0.8) == []:
+            continue
+        known = list(suggestions.fields(config))
+        if field and prefix == "config" and field in known:
+            continue
+        inside = [name.removeprefix(f"{field}.") for name in known if name.startswith(f"{field}.")]
+        flag = argument.partition("=")[0]
+        if inside:
+            return f"{flag} is a section; its fields are {', '.join(inside)}"
+        if field:
+            alike = [field] if field in known else suggestions.of_field(field, config)
+            return f"{flag}: no such field{suggestions.text(alike, '--config.')}"
+    return ""
+
+
+def _explain(error: Exception, argv: Sequence[str]) -> str:
+    """One line that says what to change."""
+    if isinstance(error, OSError):
+        alike = suggestions.text(suggestions.of_file(_config_file(argv).partition(":")[0]))
+        return f"--config: {str(error).splitlines()[-1].strip()}{alike}"
+    if mistyped := _mistyped(argv):
+        return mistyped
+    if isinstance(error, flags.UnrecognizedFlagError):
+        plain = _plain_config(argv)
+        alike = suggestions.of_field(error.flagname, plain) if plain else []
+        return str(error) + suggestions.text(alike, "--config.")
+    if isinstance(error, flags.Error):
+        no_variants = "get_config() takes" in str(error)
+        start = str(error).partition(": ")[0]
+        return f"{start}: this file has no variants" if no_variants else str(error)
+    return f"--config: {_describe(error)}"
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parses flags; every mistake ends in one line that says what to change."""
     try:
-        rest = FLAGS(list(argv))
+        argv = [argv[0], *map(expand_argument, argv[1:])]
+    except ConfigError as error:
+        sys.exit(f"Error: {error}")
+    try:
+        rest = FLAGS(argv)
         if "config" in FLAGS and FLAGS.config is not None:
             _ = FLAGS.config.is_locked  # ml_collections tells of a missing file only when asked
-    except flags.Error as error:
-        message = str(error)
-        if "get_config() takes" in message:
-            message = f"{message.partition(': ')[0]}: this file has no variants"
-    except OSError as error:
-        message = f"--config: {str(error).splitlines()[-1].strip()}"
-    except (AttributeError, KeyError, TypeError, ValueError, SegjaxError) as error:
-        message = f"--config: {_describe(error)}"
-    else:
         if len(rest) == 1:
             return rest
         message = f"unexpected argument {rest[1]!r}; flags are written --name=value"
+    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError,
+            SegjaxError) as error:  # fmt: skip
+        message = _explain(error, argv)
     sys.exit(f"Error: {message}\nSee --help.")
 
 
@@ -116,8 +181,9 @@ def _set_up_logging() -> None:
 def run(main: Callable[[], None]) -> None:
     """Parses flags and runs `main`; errors of the user's making print without a traceback."""
     # Compiled programs are kept: a second run starts training within seconds.
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "segjax"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    with contextlib.suppress(ConfigError):  # without a home folder nothing is kept
+        cache = Path(expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "segjax"))
 
     def wrapped(_: Sequence[str]) -> None:
         processor.start_anew(main.__code__.co_filename)

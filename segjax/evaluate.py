@@ -69,6 +69,7 @@ def evaluate_run(
             f"{config.data.root}: the label table differs from the one of {folder}/classes.json; "
             "evaluate on data with the classes that were trained"
         )
+    workdir.require_division(folder, data.divided)
     functions = setup.build(config, devices, len(table.names), counts, total_steps=1)
     fresh = state.create(functions.model, functions.optimizer, config.seed)
     variables = devices.replicate(checkpoints.restore_ema(fresh.ema, step))

@@ -30,10 +30,10 @@ def expand_argument(argument: str) -> str:
         raise ConfigError(f"{name}={error}") from error
 
 
-def expand_config(config: ConfigDict) -> None:
+def expand_config(config: ConfigDict | dict) -> None:
     """The same for every text in a configuration, in place."""
     for name, value in config.items():
-        if isinstance(value, ConfigDict):
+        if isinstance(value, ConfigDict | dict):
             expand_config(value)
         elif isinstance(value, str) and value.startswith("~"):
             config[name] = expand(value)

@@ -1,33 +1,35 @@
 """Segments images or a video with a trained run, or with a file that segjax.export wrote.
 
   python -m segjax.predict --workdir runs/camvid-cpu --input photo.jpg --output out --overlay
-  python -m segjax.predict --workdir runs/camvid-cpu --input 'photos/*.png' --output out
+  python -m segjax.predict --workdir runs/camvid-cpu --input 'photos/**/*.png' --output out
   python -m segjax.predict --model camvid.onnx --input photos --output out
   python -m segjax.predict --workdir runs/camvid-cpu --input drive.mp4 --output out
   python -m segjax.predict --workdir runs/camvid-cpu --input 0 --output out --show
 
 Images become class ids as PNG, a video and a camera (by number) a video with the classes laid over
-it; summary.json has class shares and times. A folder is walked. A file that cannot be read is
-reported and skipped; the exit code is 1 then.
+it; summary.json has class shares and times. A folder and folders linked into it are walked; hidden
+files, earlier results and masks beside images are no input, and what is not used is named. A file
+that cannot be read is reported and skipped; the exit code is 1 then.
 """
 
-import glob
 import logging
-import os
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from segjax import cli
+from segjax import cli, inputs
+from segjax.data.problems import some
 from segjax.errors import ConfigError, DataError
 
 CHECKPOINTS = ("best", "latest")
 log = logging.getLogger("segjax.predict")  # its __name__ is __main__
+Draw = Callable[[np.ndarray, np.ndarray], np.ndarray]  # an image and its label, as a picture
 MIN_SHARE = 0.95  # of a video's frames; containers with sound count a few too many
-VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
 def define_flags() -> None:
@@ -37,11 +39,14 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "input",
         None,
-        "An image, a pattern such as 'photos/*.jpg', a folder, a video, or a camera's number.",
+        "An image, a pattern such as 'photos/**/*.jpg', a folder, a video, a stream such as "
+        "rtsp://…, or a camera's number.",
     )
     flags.DEFINE_string("output", None, "The folder that the results go to.")
     flags.DEFINE_enum("checkpoint", "best", CHECKPOINTS, "best (by validation mIoU) or latest.")
     flags.DEFINE_bool("overlay", False, "Also write NAME_overlay.png: the classes over the image.")
+    flags.DEFINE_float("opacity", 0.5, "Of the classes in overlays and videos, 0 to 1.")
+    flags.DEFINE_bool("contours", False, "Outline the classes in overlays and videos.")
     flags.DEFINE_bool("probabilities", False, "Also write NAME.npz: probabilities, float16.")
     flags.DEFINE_list(
         "tta",
@@ -52,47 +57,9 @@ def define_flags() -> None:
     flags.DEFINE_bool("show", False, "Of a video: also in a window.")
 
 
-def find_images(pattern: str, output: Path, overlay: bool = False) -> dict[Path, Path]:
-    """Every image that a file, a pattern or a folder names, and its result below `output`.
-
-    overlay: whether there will be overlays beside the results.
-
-    Raises:
-      DataError: where there is no image.
-      ConfigError: where a result would replace an image or another result.
-    """
-    from segjax.data.folders import SUFFIXES
-
-    root = Path(pattern).expanduser()
-    if root.is_dir():
-        files = [p for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES]
-        if output.resolve() != root.resolve():  # results of an earlier call are no input
-            files = [p for p in files if output.resolve() not in p.resolve().parents]
-        base = root
-    else:
-        files = [root] if root.exists() else [Path(p) for p in sorted(glob.glob(str(root)))]
-        base = Path(os.path.commonpath([p.parent for p in files])) if files else root
-    if not files:
-        raise DataError(f"--input {pattern}: no such image, and no pattern or folder of images")
-    names = [p.relative_to(base) for p in files]
-    stems = [name.with_suffix("") for name in names]
-    results = [
-        output / (f"{name}.png" if stems.count(stem) > 1 else name.with_suffix(".png"))
-        for name, stem in zip(names, stems, strict=True)
-    ]
-    written = results + [_overlay_of(result) for result in results if overlay]
-    if {p.resolve() for p in files} & {p.resolve() for p in written}:
-        raise ConfigError(f"--output {output} would replace images; choose another folder")
-    if len(set(written)) < len(written):
-        raise ConfigError(f"--input {pattern}: two images would become one file; name them apart")
-    return dict(zip(files, results, strict=True))
-
-
-def _overlay_of(result: Path) -> Path:
-    return result.with_name(f"{result.stem}_overlay.png")
-
-
-def predict_file(model: Any, path: Path, out: Path, overlay: bool, probabilities: bool) -> dict:
+def predict_file(
+    model: Any, path: Path, out: Path, draw: Draw | None, probabilities: bool
+) -> dict[str, Any]:
     """Writes the results of one image; returns its entry of the summary."""
     from PIL import Image
 
@@ -108,10 +75,9 @@ def predict_file(model: Any, path: Path, out: Path, overlay: bool, probabilities
     out.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(label, mode="P")
     picture.putpalette(model.table.palette.astype(np.uint8).tobytes())
-    picture.save(out)
-    if overlay:
-        blended = model.overlay(image, label)
-        Image.fromarray(blended).save(_overlay_of(out))
+    picture.save(out, pnginfo=_origin())
+    if draw:
+        Image.fromarray(draw(image, label)).save(inputs.overlay_of(out), pnginfo=_origin())
     if probabilities:
         np.savez_compressed(out.with_suffix(".npz"), probabilities=model.probabilities(image))
     shares = np.bincount(label.ravel(), minlength=len(model.table.names)) / label.size
@@ -124,21 +90,42 @@ def predict_file(model: Any, path: Path, out: Path, overlay: bool, probabilities
     }
 
 
+def _origin() -> Any:
+    """By which a later call knows its own results."""
+    from PIL.PngImagePlugin import PngInfo
+
+    origin = PngInfo()
+    origin.add_text("Software", inputs.SOFTWARE)
+    return origin
+
+
 def predict_images(
-    model: Any, pattern: str, output: Path, *, overlay: bool = False, probabilities: bool = False
+    model: Any,
+    pattern: str,
+    output: Path,
+    *,
+    overlay: bool = False,
+    probabilities: bool = False,
+    opacity: float = 0.5,
+    contours: bool = False,
 ) -> dict[str, list]:
-    """Segments every image of `pattern`; returns and writes summary.json: `images`, `skipped`."""
+    """Segments every image of `pattern`; returns and writes summary.json.
+
+    It holds `images`, `skipped` (that could not be read) and `unused` (that are no input).
+    """
     from tqdm import tqdm
 
     from segjax.report import write_json
 
-    files, summary = find_images(pattern, output, overlay), {"images": [], "skipped": []}
+    files, unused = inputs.find_images(pattern, output, overlay)
+    summary = {"images": [], "skipped": [], "unused": unused}
+    draw = partial(model.overlay, opacity=opacity, contours=contours) if overlay else None
     log.info("Compiling the network")
     model.label(np.zeros((*model.network.size, 3), np.uint8))
     try:
         for path, out in tqdm(files.items(), unit="image", disable=None):
             try:
-                summary["images"].append(predict_file(model, path, out, overlay, probabilities))
+                summary["images"].append(predict_file(model, path, out, draw, probabilities))
             except DataError as error:
                 summary["skipped"].append(str(error))
     finally:  # after Ctrl-C too
@@ -147,17 +134,27 @@ def predict_images(
 
 
 def predict_video(
-    model: Any, source: str, output: Path, *, smoothing: float = 0.0, show: bool = False
+    model: Any,
+    source: str,
+    output: Path,
+    *,
+    smoothing: float = 0.0,
+    show: bool = False,
+    opacity: float = 0.5,
+    contours: bool = False,
 ) -> dict[str, Any]:
-    """Segments a video or a camera; returns and writes summary.json, see `video.segment_video`."""
+    """Segments a video, a camera or a stream; returns and writes summary.json.
+
+    For what is in it see `video.segment_video`.
+    """
     from segjax.report import write_json
     from segjax.video import segment_video
 
-    name = f"camera{source}" if source.isdecimal() else Path(source).stem
-    result = output / f"{name}.mp4"
+    result = output / f"{inputs.name_of(source)}.mp4"
     if result.resolve() == Path(source).resolve():
         raise ConfigError(f"--output {output} would replace the video; choose another folder")
-    summary = segment_video(model, source, result, smoothing=smoothing, show=show)
+    draw = partial(model.overlay, opacity=opacity, contours=contours)
+    summary = segment_video(model, source, result, smoothing=smoothing, show=show, draw=draw)
     write_json(output / "summary.json", summary)
     return summary
 
@@ -173,7 +170,7 @@ def _load() -> Any:
     if values.workdir and not Path(values.workdir).is_dir():
         raise DataError(f"--workdir {values.workdir}: no such folder; train first")
     try:
-        Path(values.output).expanduser().mkdir(parents=True, exist_ok=True)
+        Path(values.output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
             f"--output {values.output} cannot be made a folder ({error.strerror}); choose another"
@@ -188,23 +185,28 @@ def _main_images() -> None:
     for name in ("show", "smoothing"):
         if values[name].value:
             raise ConfigError(f"--{name} is for a video; --input {values.input} is none")
-    output = Path(values.output).expanduser()
-    find_images(values.input, output, values.overlay)  # before the network is loaded
-    options = {name: values[name].value for name in ("overlay", "probabilities")}
+    if (values["opacity"].present or values.contours) and not values.overlay:
+        raise ConfigError("--opacity and --contours change overlays; add --overlay")
+    output = Path(values.output)
+    inputs.find_images(values.input, output, values.overlay)  # before the network is loaded
+    names = ("overlay", "probabilities", "opacity", "contours")
+    options = {name: values[name].value for name in names}
     summary = predict_images(_load(), values.input, output, **options)
-    print(f"{len(summary['images'])} images segmented, {len(summary['skipped'])} skipped: "
-          f"{values.output}/summary.json")  # fmt: skip
+    for line in some(summary["unused"]):
+        print(f"not used: {line}")
+    counts = ", ".join(f"{len(summary[kind])} {kind}" for kind in ("skipped", "unused"))
+    print(f"{len(summary['images'])} images segmented, {counts}: {values.output}/summary.json")
     if summary["skipped"]:
         raise DataError("\n".join(["these were skipped:", *summary["skipped"]]))
 
 
-def _main_video() -> None:
+def _main_video(source: str) -> None:
     values = flags.FLAGS
     if values.probabilities:
         raise ConfigError("--probabilities is for images; a video becomes an overlay")
-    options = {name: values[name].value for name in ("smoothing", "show")}
-    output = Path(values.output).expanduser()
-    summary = predict_video(_load(), values.input, output, **options)
+    names = ("smoothing", "show", "opacity", "contours")
+    options = {name: values[name].value for name in names}
+    summary = predict_video(_load(), source, Path(values.output), **options)
     frames, expected, latency = (summary[k] for k in ("frames", "expected_frames", "latency_ms"))
     busy = ", ".join(f"{stage} {share:.0%}" for stage, share in summary["busy"].items())
     print(f"{summary['output']}: {frames} frames, {summary['frames_per_s']} frames/s, latency "
@@ -223,9 +225,11 @@ def main() -> None:
     for name in ("input", "output"):
         if not values[name].value:
             raise ConfigError(f"--{name} is missing; see --help")
-    is_camera = values.input.isdecimal() and not Path(values.input).exists()
-    if is_camera or Path(values.input).suffix.lower() in VIDEO_SUFFIXES:
-        _main_video()
+    if not 0 <= values.opacity <= 1:
+        raise ConfigError(f"--opacity is {values.opacity}; give 0 (not seen) to 1")
+    video = inputs.find_video(values.input)
+    if video:
+        _main_video(video)
     else:
         _main_images()
 

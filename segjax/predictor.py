@@ -63,9 +63,25 @@ class Predictor:
             out[top : top + len(logits)] = scores / scores.sum(-1, keepdims=True)
         return out
 
-    def overlay(self, image: np.ndarray, label: np.ndarray) -> np.ndarray:
-        """The image with its classes' colours laid over it, uint8 [H, W, 3]."""
-        return cv2.addWeighted(image, 0.5, self.table.palette[label], 0.5, 0)
+    def overlay(
+        self, image: np.ndarray, label: np.ndarray, opacity: float = 0.5, contours: bool = False
+    ) -> np.ndarray:
+        """The image with its classes' colours laid over it, uint8 [H, W, 3].
+
+        The background (`LabelTable.background`) stays as it is.
+
+        Args:
+          opacity: of the colours, 0 to 1.
+          contours: also outline the classes, in their full colours.
+        """
+        colors = self.table.palette[label]
+        picture = cv2.addWeighted(image, 1 - opacity, colors, opacity, 0)
+        shown = label != self.table.background  # everywhere, if that is None
+        if contours:
+            width = 1 + 2 * max(1, min(label.shape) // 400)
+            edges = cv2.morphologyEx(label, cv2.MORPH_GRADIENT, np.ones((width, width), np.uint8))
+            picture = np.where((edges > 0)[..., None], colors, picture)
+        return np.where(shown[..., None], picture, image)
 
     def _bands(self, image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """First row and logits [n, W, C] of bands of rows, from top to bottom."""

@@ -73,7 +73,7 @@ def validate(config: ConfigDict, devices: Parallel) -> None:
     _require(resolution in RESOLUTIONS, "eval.resolution", resolution, f"one of {RESOLUTIONS}")
     size = tuple(config.data.size)
     whole = all(isinstance(n, int) and n >= 1 for n in size)
-    _require(len(size) == 2 and whole, "data.size", size, "height and width")
+    _require(len(size) == 2 and whole, "data.size", size, "height and width: 256,256")
     fit = config.data.fit
     _require(fit in pipeline.FITS, "data.fit", fit, f"one of {pipeline.FITS}")
     epsilon = config.model.norm_epsilon

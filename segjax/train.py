@@ -35,7 +35,7 @@ class Run:
     def __init__(self, config: ConfigDict, folder: Path) -> None:
         self.devices = Parallel(config.parallel)
         setup.validate(config, self.devices)
-        config = pretrained.with_conventions(config, folder)
+        config = pretrained.with_conventions(workdir.as_trained(config, folder), folder)
         self.config, self.folder = config, folder
         writes = self.devices.is_first
         workdir.open_for_training(folder, config, writes)
@@ -45,6 +45,7 @@ class Run:
         fields = self.devices.mode, workdir.deciding_fields(config)
         same = f"{fields} {data.num_images} {data.skipped} {counts.tolist()}"
         self.devices.require_same(same, "the configuration or the data")
+        workdir.save_division(folder, data.divided, writes)
         workdir.save_table(folder, self.table, counts, writes)
 
         self.steps_per_epoch = data.num_images["train"] // config.batch_size

@@ -31,6 +31,7 @@ AHEAD = 2  # frames decoded before they are needed
 IN_FLIGHT = 2  # frames in the network
 WINDOW = "segjax (q ends)"
 
+Draw = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Score = Callable[[np.ndarray], jax.Array]
 
 
@@ -106,14 +107,16 @@ def segment_video(
     *,
     smoothing: float = 0.0,
     show: bool = False,
+    draw: Draw | None = None,
 ) -> dict[str, Any]:
     """Writes the video with its classes laid over it; Ctrl-C and a vanished camera end it well.
 
     Args:
-      source: a file, or the number of a camera.
+      source: a file, the number of a camera, or the address of a stream (rtsp://…).
       output: an .mp4 file.
       smoothing: share of the frames before in the probabilities, 0 (none) to 1.
       show: also in a window.
+      draw: a frame and its label to a picture of the same shape; by default `model.overlay`.
 
     Returns:
       frames, expected_frames (0 for a camera), frames_per_s, latency_ms (p50, p95), the share of
@@ -139,7 +142,7 @@ def segment_video(
         scored = ahead(_scored(frames, score, size, stages), 1)
         stack.enter_context(closing(scored))
         expected = 0 if source.isdecimal() else max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-        result = _write(model, scored, writer, expected, show, stages)
+        result = _write(model, draw or model.overlay, scored, writer, expected, show, stages)
     return {
         "input": source,
         "output": str(output),
@@ -152,7 +155,7 @@ def segment_video(
 def _open(source: str) -> tuple[cv2.VideoCapture, tuple[int, int]]:
     """The capture, and height and width of its frames."""
     is_camera = source.isdecimal()
-    if not is_camera and not Path(source).is_file():
+    if not is_camera and "://" not in source and not Path(source).is_file():
         raise DataError(f"--input {source}: no such video")
     capture = cv2.VideoCapture(int(source) if is_camera else source)
     shape = tuple(
@@ -162,6 +165,8 @@ def _open(source: str) -> tuple[cv2.VideoCapture, tuple[int, int]]:
         capture.release()
         if is_camera:
             raise DataError(f"--input {source}: there is no camera of this number, or it is in use")
+        if "://" in source:
+            raise DataError(f"--input {source}: no stream can be opened there")
         raise DataError(f"{source} cannot be read as a video: it is damaged, cut off, or none")
     return capture, shape
 
@@ -261,6 +266,7 @@ def _scored(
 
 def _write(
     model: Predictor,
+    draw: Draw,
     scored: Iterator[tuple[Frame, np.ndarray]],
     writer: cv2.VideoWriter,
     expected: int,
@@ -276,7 +282,7 @@ def _write(
         for frame, scores in scored:
             with stages.working("encode"):
                 label = cv2.resize(scores, frame.image.shape[1::-1]).argmax(-1).astype(np.uint8)
-                picture = cv2.cvtColor(model.overlay(frame.image, label), cv2.COLOR_RGB2BGR)
+                picture = cv2.cvtColor(draw(frame.image, label), cv2.COLOR_RGB2BGR)
                 writer.write(_even(picture))
                 counts += np.bincount(label.ravel(), minlength=len(counts))
             latencies.append(time.perf_counter() - frame.start)

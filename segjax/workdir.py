@@ -4,6 +4,7 @@ With config.json and classes.json in place, evaluation, prediction and export ne
 """
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from ml_collections import ConfigDict
 
 from segjax.data.datasets import LabelTable
 from segjax.errors import ConfigError, DataError
+from segjax.files import expand_config, read_text
 from segjax.report import write_json
 
+log = logging.getLogger(__name__)
 # Fields that change where and how fast a run goes, not what it computes.
 FREE = {
     "parallel",
@@ -34,7 +37,13 @@ LATER = {
     "pretrained.channels": "",
     "data.folds": 0,
     "data.fold": 0,
+    "data.divide": "thresholds",
+    "data.subfolders": False,
 }
+
+
+# Those of them whose default is another today.
+DEFAULTS = {"data.divide": "shares", "data.subfolders": True}
 
 
 def _read_config(workdir: Path) -> dict:
@@ -42,6 +51,7 @@ def _read_config(workdir: Path) -> dict:
     for field, value in LATER.items():
         section, name = field.split(".")
         config.setdefault(section, {}).setdefault(name, value)
+    expand_config(config)
     return config
 
 
@@ -49,8 +59,8 @@ def _read_json(path: Path) -> dict:
     if not path.is_file():
         raise DataError(f"{path} is missing; train first, or correct --workdir")
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        return json.loads(read_text(path))
+    except (ValueError, DataError) as error:
         raise DataError(
             f"{path} is damaged ({error}); restore it, or use another --workdir"
         ) from error
@@ -75,6 +85,22 @@ def deciding_fields(config: ConfigDict) -> dict:
     """The fields of a configuration that decide what a run computes."""
     fields = _flatten(as_json(config))
     return {name: value for name, value in sorted(fields.items()) if name not in FREE}
+
+
+def as_trained(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The configuration, with what an earlier version trained the run with in place of defaults.
+
+    So the command that trained a run resumes it, although a default is another now.
+    """
+    if not any(workdir.glob("checkpoints/*")):
+        return config
+    config, held = config.copy_and_resolve_references(), _flatten(_read_config(workdir))
+    for field, default in DEFAULTS.items():
+        section, name = field.split(".")
+        if held[field] == LATER[field] and config[section][name] == default:
+            log.info("config.%s = %r, as the run was trained", field, held[field])
+            config[section][name] = held[field]
+    return config
 
 
 def open_for_training(workdir: Path, config: ConfigDict, writes: bool = True) -> None:
@@ -128,6 +154,34 @@ def save_table(
     write_json(workdir / "classes.json", json.loads(table.to_json()))
     counts = dict(zip(table.names, pixel_counts.tolist(), strict=True))
     write_json(workdir / "pixel_counts.json", counts)
+
+
+def save_division(workdir: Path, divided: dict[str, str], writes: bool = True) -> None:
+    """Writes splits.json: `check.Report.divided`, of the run's data.
+
+    Raises ConfigError where the directory holds checkpoints of another division.
+    """
+    if any(workdir.glob("checkpoints/*")):
+        require_division(workdir, divided)
+    if writes:
+        write_json(workdir / "splits.json", divided)
+
+
+def require_division(workdir: Path, divided: dict[str, str]) -> None:
+    """Raises ConfigError where a folder is divided otherwise than when the run was trained."""
+    path = (
+        workdir / "splits.json"
+    )  # missing in runs of earlier versions, which divided by thresholds
+    held = _read_json(path) if path.exists() else {}
+    moved = [split for split in divided if held.get(split, divided[split]) != divided[split]]
+    if moved:
+        raise ConfigError(
+            f"the run of --workdir {workdir} was trained on one folder, divided by shares; images "
+            f"were added, removed or renamed since, and {' and '.join(moved)} would be others "
+            "(perhaps with images that were trained on). Restore the folder, or train anew in "
+            "another --workdir; to add images later, put them into ROOT/{train,val,test}, or set "
+            "config.data.divide=thresholds"
+        )
 
 
 def load(workdir: Path) -> tuple[ConfigDict, LabelTable, np.ndarray]:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
+from configs import common
 from segjax.data import check as check_module
 from segjax.data.check import check, format_report, usable
 from segjax.errors import ConfigError, DataError
@@ -18,11 +18,9 @@ MASK = np.array([[0, 1, 1, 255], [0, 1, 1, 255]], np.uint8)
 
 
 def config_of(root, **changes):
-    fields = {"source": "folder", "root": str(root), "name": "", "classes": ""}
-    fields |= {"val_fraction": 0.2, "test_fraction": 0.0, "seed": 0}
-    fields |= {"allow_missing_classes": False, "on_error": "raise"}
-    fields |= {"splits": {"train": "train", "val": "val", "test": "test"}}
-    return ConfigDict(fields | changes)
+    config = common.get_config().data
+    config.update({"root": str(root), "val_fraction": 0.2, "test_fraction": 0.0} | changes)
+    return config
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
+from configs import common
 from segjax.data.datasets import LabelTable
 from segjax.data.decode import decode_image, decode_mask
 from segjax.data.sources import build_source, has_split
@@ -21,10 +21,9 @@ IMAGE = np.full((4, 6, 3), (10, 20, 30), np.uint8)
 
 
 def config_of(root, **changes):
-    fields = {"source": "folder", "root": str(root), "name": "", "classes": ""}
-    fields |= {"val_fraction": 0.2, "test_fraction": 0.0, "seed": 0, "on_error": "raise"}
-    fields |= {"splits": {"train": "train", "val": "val", "test": "test"}}
-    return ConfigDict(fields | changes)
+    config = common.get_config().data
+    config.update({"root": str(root), "val_fraction": 0.2, "test_fraction": 0.0} | changes)
+    return config
 
 
 def encoded(array_or_image, kind="PNG", **options):

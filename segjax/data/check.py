@@ -152,14 +152,19 @@ def _tell_of_files(config: ConfigDict, sources: dict[str, Source], report: Repor
     for split, source in sources.items():
         if division := getattr(source, "division", ""):
             names = [os.path.relpath(source.name(i), config.root) for i in range(len(source))]
-            report.divided[split] = hashlib.sha256("\n".join(names).encode()).hexdigest()
+            if config.divide == "shares" or config.folds:  # an image added moves others
+                content = "\n".join(names).encode()
+                report.divided[split] = hashlib.sha256(content).hexdigest()
             report.notes = [division]
-    for kind, reason in (("left_out", "without a partner, or with several"),
-                         ("unused", "that are no images, or not where images are looked for")):  # fmt: skip
+    reasons = {
+        "left_out": "files without a partner, or with several, left out",
+        "unused": "files or folders beside the images are not used",
+    }
+    for kind, reason in reasons.items():
         lines = {line: None for s in sources.values() for line in getattr(s, kind, ())}
         if lines:
             shown = "\n  ".join(some([*lines]))
-            report.warnings.append(f"{len(lines)} files {reason}, left out:\n  {shown}")
+            report.warnings.append(f"{len(lines)} {reason}:\n  {shown}")
 
 
 def _inspect_all(split: str, source: Source) -> Iterator[tuple[str, _Seen | str]]:

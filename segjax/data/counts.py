@@ -17,8 +17,8 @@ class Report:
 
     pixel_counts: int64 [C]; void_counts: pixels; max_size: the largest (height, width); skipped:
     indices of the examples that cannot be used, and of training images that val or test have too,
-    where `config.on_error` is 'skip'; divided: of a folder that is divided into splits, a hash of the
-    names of each; notes, warnings: lines for people.
+    where `config.on_error` is 'skip'; divided: of a folder that is divided into splits, a hash of
+    the names of each; notes, warnings: lines for people.
     """
 
     table: LabelTable

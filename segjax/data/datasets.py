@@ -1,6 +1,5 @@
 """Label tables: which raw mask values or colours mean which class."""
 
-import colorsys
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from segjax.data.palette import background, default_palette
 from segjax.errors import ConfigError, DataError
 from segjax.files import read_text
 
@@ -51,6 +51,11 @@ class LabelTable:
             values, counts = np.unique(raw[ids == ILLEGAL], return_counts=True)
             raise DataError(f"{where}: {self._complaint(values, counts)}")
         return ids.astype(np.uint8)
+
+    @property
+    def background(self) -> int | None:
+        """The class of everything else, known by its name; None where no class has such a name."""
+        return background(self.names)
 
     def raw(self, class_id: int) -> str:
         """The raw values, or the colour, of a class or of VOID, as text."""
@@ -153,17 +158,6 @@ def load_table(classes: str, root: str) -> LabelTable:
     return LabelTable.from_json(read_text(path), str(path))
 
 
-def default_palette(num_classes: int) -> np.ndarray:
-    """Display colours, uint8 [num_classes, 3], neighbours far apart in hue."""
-    # Steps by the golden ratio come close to an earlier hue only late.
-    hsv = [
-        (i * 0.618034 % 1, (0.75, 0.5, 0.9)[i % 3], (0.9, 0.7)[i % 2]) for i in range(num_classes)
-    ]
-    return np.rint([[255 * c for c in colorsys.hsv_to_rgb(*color)] for color in hsv]).astype(
-        "uint8"
-    )
-
-
 def _pack(rgb: np.ndarray) -> np.ndarray:
     red, green, blue = np.moveaxis(rgb.astype(np.int64), -1, 0)
     return red << 16 | green << 8 | blue
@@ -196,7 +190,7 @@ def _parse(spec: dict[str, Any], where: str) -> LabelTable:
     for key, held in (("void", void), ("void_colors", void_colors)):
         both = sorted(claimed.intersection(held))
         _require(not both, where, key, f"{both} stand for a class and for void")
-    palette = np.array(spec.get("palette", colors or default_palette(len(names))), np.uint8)
+    palette = np.array(spec.get("palette", colors or default_palette(names)), np.uint8)
     return LabelTable(tuple(names), palette, *map(tuple, (values, void, colors, void_colors)))
 
 

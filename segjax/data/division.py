@@ -26,7 +26,7 @@ def divide(config: ConfigDict, names: Sequence[str]) -> Parts:
     else:
         num_val, num_test = split_counts(len(drawn), config.val_fraction, config.test_fraction)
     if config.folds:
-        # The test is first, so that it is the same in all folds; val is every `folds`-th of the rest.
+        # The test comes first: it is the same in all folds. Val is every `folds`-th of the rest.
         rest = drawn[num_test:]
         val, test = rest[config.fold :: config.folds], drawn[:num_test]
     else:
@@ -77,9 +77,9 @@ def _check(config: ConfigDict) -> None:
 
 
 def draw(seed: int, name: str) -> float:
-    """A number in [0, 1) for a file's name, which depends on neither NumPy's version nor other files.
+    """A number in [0, 1) for a file's name, in one Unicode form whichever the file system has.
 
-    The name is taken in one Unicode form, whichever the file system has.
+    A hash depends on neither NumPy's version nor the other files.
     """
     name = unicodedata.normalize("NFC", name)
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()

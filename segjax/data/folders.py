@@ -47,7 +47,7 @@ def find_pairs(config: ConfigDict, split: str) -> Found:
         used = {_split_folder(config, name) for name in config.splits if config.splits[name]}
         return _with_other_folders(pair_files(_split_folder(config, split), **options), root, used)
     found = _with_other_folders(pair_files(root, **options), root, {root})
-    named = {_name(image, root / "images"): (image, mask) for image, mask in found.pairs}
+    named = {_name(image, root): (image, mask) for image, mask in found.pairs}
     parts = divide(config, [*named])
     if not parts[split]:
         shares = f"val_fraction = {config.val_fraction}"
@@ -74,14 +74,12 @@ def pair_files(folder: Path, skip: bool = False, subfolders: bool = True) -> Fou
 
     Raises DataError that names whatever is alone or ambiguous, without `skip`.
     """
-    parts = [folder / "images", folder / "masks"]
-    missing = [part for part in parts if not part.is_dir()]
-    if missing:
-        names = " and ".join(map(str, missing))
-        raise DataError(f"{names}: no such folder; {LAYOUT}; {describe_missing(missing[0])}")
-    listings = [_list(part, subfolders) for part in parts]
-    images, masks = (_by_name(*found) for found in zip(listings, parts, strict=True))
-    unused = tuple(line for listing in listings for line in listing.unused)
+    listings = [_list(folder / part, subfolders) for part in ("images", "masks")]
+    faults = [found for found in listings if isinstance(found, str)]
+    if faults:
+        raise DataError(f"{'; '.join(faults)}; {LAYOUT}")
+    images, masks = (_by_name(found, folder) for found in listings)
+    unused = tuple(line for found in listings for line in found.unused)
     twice = [
         f"{name} ({', '.join(path.name for path in paths)})"
         for found in (images, masks)
@@ -91,18 +89,16 @@ def pair_files(folder: Path, skip: bool = False, subfolders: bool = True) -> Fou
     alone = [f"{images[n][0]} has no mask" for n in sorted(images.keys() - masks.keys())]
     alone += [f"{masks[n][0]} has no image" for n in sorted(masks.keys() - images.keys())]
     hint = "".join(f"\n  (not used: {line})" for line in unused[:20])
-    if twice and not skip:
+    both = [(images[name], masks[name]) for name in sorted(images.keys() & masks.keys())]
+    pairs = [(image[0], mask[0]) for image, mask in both if len(image) == len(mask) == 1]
+    if twice and not (skip and pairs):
         raise DataError(f"{folder}: one name, several files; keep one of each: {twice[:20]}")
-    if alone and not skip:
+    if alone and not (skip and pairs):
         shown = "\n  ".join(alone[:20])
         raise DataError(
             f"{folder}: {len(alone)} files without a partner; image and mask must share the name "
             f"up to the suffix, so add or remove:\n  {shown}{hint}"
         )
-    both = [(images[name], masks[name]) for name in sorted(images.keys() & masks.keys())]
-    pairs = [(image[0], mask[0]) for image, mask in both if len(image) == len(mask) == 1]
-    if not pairs:
-        raise DataError(f"{folder}: no image has a mask of its name; {LAYOUT}{hint}")
     left_out = (*(f"{names}: one name, several files" for names in twice), *alone)
     return Found(tuple(pairs), left_out, unused)
 
@@ -114,26 +110,28 @@ def _with_other_folders(found: Found, root: Path, used: set[Path]) -> Found:
     return found._replace(unused=(*found.unused, *lines))
 
 
-def _list(folder: Path, subfolders: bool) -> Listing:
+def _list(folder: Path, subfolders: bool) -> Listing | str:
+    """The images in a folder, or why there are none."""
+    if not folder.is_dir():
+        return f"{folder}: no such folder: {describe_missing(folder)}"
     found = list_images(folder)
     if not subfolders:
         deep = [path for path in found.images if path.parent != folder]
         reasons = (f"{path}: in a folder of {folder} (config.data.subfolders)" for path in deep)
         found = Listing([p for p in found.images if p.parent == folder], [*found.unused, *reasons])
-    if not found.images:
-        hint = "".join(f"\n  (not used: {line})" for line in found.unused[:20])
-        raise DataError(
-            f"{folder}: holds no file ending in {', '.join(sorted(SUFFIXES))}; {LAYOUT}{hint}"
-        )
-    return found
+    if found.images:
+        return found
+    others = f" (not used: {', '.join(found.unused[:5])})" if found.unused else ""
+    return f"{folder}: holds no file ending in {', '.join(sorted(SUFFIXES))}{others}"
 
 
 def _name(path: Path, folder: Path) -> str:
-    """What an image shares with its mask: the path in their folder, without the suffix.
+    """What an image shares with its mask: the path below `folder`/images, without the suffix.
 
     In one Unicode form, for a Mac may have written one of the folders.
     """
-    return unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+    below = Path(*path.relative_to(folder).parts[1:]).with_suffix("")
+    return unicodedata.normalize("NFC", below.as_posix())
 
 
 def _by_name(listing: Listing, folder: Path) -> dict[str, list[Path]]:

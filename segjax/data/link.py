@@ -39,7 +39,7 @@ def link(dataset: str, source: str, output: str) -> Path:
     DataError where the source lacks a folder or a file's partner, or the output exists.
     """
     layout = LAYOUTS[dataset]
-    root, out = Path(source).expanduser().resolve(), Path(output).expanduser().resolve()
+    root, out = Path(source).resolve(), Path(output).resolve()
     if dataset == "ade20k" and (root / ADE20K_FOLDER).is_dir():
         root /= ADE20K_FOLDER
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from segjax.data import link
 from segjax.errors import ConfigError, SegjaxError
+from segjax.files import expand_argument
 
 BUILT = {"camvid": "camvid", "voc2012": "voc", "oxford_pets": "oxford_pets"}  # label tables
 LINKED = ("cityscapes", "ade20k")
@@ -28,7 +29,7 @@ def build(dataset: str, source: str, data_dir: str | None = None) -> Path:
 
     builders = (camvid.Camvid, voc2012.Voc2012, oxford_pets.OxfordPets)
     builder_class = dict(zip(BUILT, builders, strict=True))[dataset]
-    folder = Path(source).expanduser().resolve()
+    folder = Path(source).resolve()
     builder_class.pairs(folder)  # what is missing is said before anything is written
     builder = builder_class(data_dir=data_dir, file_format="array_record")
     if builder.data_path.exists():
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--source", required=True, help="folder of the dataset as it was unpacked")
     parser.add_argument("--data_dir", help="where TFDS writes; its own directory if left out")
     parser.add_argument("--output", help="where the links go: a folder that is new or empty")
-    args = parser.parse_args()
+    args = parser.parse_args([expand_argument(argument) for argument in sys.argv[1:]])
     flags = f"--config configs/{args.dataset}.py"
     try:
         if args.dataset in BUILT:

@@ -6,11 +6,10 @@ textured, noisy, unevenly lit background.
 """
 
 import colorsys
-from dataclasses import replace
 
 import numpy as np
 
-from segjax.data.datasets import LabelTable, default_palette
+from segjax.data.datasets import LabelTable
 
 SHAPES = ("disk", "square", "triangle", "cross", "ring")
 TEXTURES = ("plain", "stripes", "checks", "dots")
@@ -21,9 +20,7 @@ FIRST_IMAGE = {"train": 0, "val": 10_000_000, "test": 20_000_000}
 
 def table() -> LabelTable:
     """The label table of the twenty classes and the background."""
-    palette = default_palette(len(CLASSES))
-    palette[0] = 64  # a quiet grey for the background
-    return replace(LabelTable.of_names(CLASSES), palette=palette)
+    return LabelTable.of_names(CLASSES)
 
 
 def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:

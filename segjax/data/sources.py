@@ -43,7 +43,7 @@ class Subset:
 
 def build_source(config: ConfigDict, split: str) -> Source:
     """The source of `split` (train, val or test) that `config`, the data section, asks for."""
-    if config.folds and config.source != "folder":
+    if config.get("folds", 0) and config.source != "folder":
         raise ConfigError(
             f"config.data.folds is {config.folds} and config.data.source {config.source!r}; folds "
             "divide a folder ROOT/{images,masks}: set folds=0, or source=folder"

@@ -1,0 +1,173 @@
+"""What --input of segjax.predict names: images, a video, or a camera."""
+
+import glob
+import re
+from collections import Counter, defaultdict
+from functools import cache
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from segjax.data.listing import Listing, is_mask_folder, list_images, select
+from segjax.data.problems import some
+from segjax.errors import ConfigError, DataError
+
+SOFTWARE = "segjax.predict"  # what PNG files say of themselves that it wrote
+# fmt: off
+VIDEO_SUFFIXES = {
+    ".3gp", ".asf", ".avi", ".divx", ".flv", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv",
+    ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
+}
+# fmt: on
+
+
+class Inputs(NamedTuple):
+    """files: every image and its result; unused: what else there is, a line each."""
+
+    files: dict[Path, Path]
+    unused: list[str]
+
+
+def is_camera(source: str) -> bool:
+    """Whether --input is the number of a camera."""
+    return source.isdecimal() and not Path(source).exists()
+
+
+def is_stream(source: str) -> bool:
+    """Whether --input is an address, such as rtsp://…"""
+    return "://" in source and not Path(source).exists()
+
+
+def name_of(source: str) -> str:
+    """What the result of a video, a camera or a stream is called."""
+    if is_camera(source):
+        return f"camera{source}"
+    if not is_stream(source):
+        return Path(source).stem
+    parts = urlsplit(source)
+    return re.sub(r"[^\w.-]+", "_", PurePosixPath(parts.path).stem or parts.hostname or "stream")
+
+
+def find_video(source: str) -> str | None:
+    """The video, camera or stream that --input names; None where it names something else.
+
+    Raises ConfigError for several videos.
+    """
+    if is_camera(source) or is_stream(source):
+        return source
+    found = [Path(source)] if Path(source).exists() else _matches(source)
+    videos = [p for p in found if p.suffix.lower() in VIDEO_SUFFIXES and not p.is_dir()]
+    if not found and Path(source).suffix.lower() in VIDEO_SUFFIXES:
+        return source  # a file that does not exist
+    if len(videos) < len(found) or not videos:
+        return None
+    if len(videos) > 1:
+        raise ConfigError(
+            f"--input {source} names {len(videos)} videos, {videos[0]} to {videos[-1]}; give one "
+            "at a time"
+        )
+    return str(videos[0])
+
+
+def find_images(pattern: str, output: Path, overlay: bool = False) -> Inputs:
+    """Every image that a file, a pattern (** is any number of folders) or a folder names.
+
+    Folders are walked. Results of earlier calls, and masks beside the images of a data set, are no
+    input; whatever is not used is told of.
+
+    Args:
+      output: the folder below which results go.
+      overlay: whether there will be overlays beside the results.
+
+    Raises:
+      DataError: where there is no image.
+      ConfigError: where a result would replace an image, another result, or a file of the user's.
+    """
+    root = Path(pattern)
+    if root.is_dir():
+        base, found = root, list_images(root)
+    elif root.exists():
+        base, found = root.parent, Listing([root], [])
+    else:
+        base, found = _match(pattern)
+    files, unused = _without_results_and_masks(found, base, output)
+    if not files:
+        told = "".join(f"\n  not used: {line}" for line in some(unused))
+        raise DataError(
+            f"--input {pattern}: no such image, and no pattern or folder of images{told}"
+        )
+    names = [p.relative_to(base) for p in files]
+    stems = Counter(name.with_suffix("") for name in names)
+    results = [
+        output / (f"{name}.png" if stems[name.with_suffix("")] > 1 else name.with_suffix(".png"))
+        for name in names
+    ]
+    written = results + [overlay_of(result) for result in results if overlay]
+    inputs = {p.resolve() for p in files}
+    lost = [p for p in written if p.resolve() in inputs or (p.exists() and not is_result(p))]
+    if lost:
+        raise ConfigError(
+            f"--output {output} would replace images or other files that segjax.predict (or this "
+            f"version of it) did not write, such as {lost[0]}; choose another folder"
+        )
+    if len(set(written)) < len(written):
+        raise ConfigError(f"--input {pattern}: two images would become one file; name them apart")
+    return Inputs(dict(zip(files, results, strict=True)), unused)
+
+
+def overlay_of(result: Path) -> Path:
+    """Where the overlay of a result goes."""
+    return result.with_name(f"{result.stem}_overlay.png")
+
+
+def is_result(path: Path) -> bool:
+    """Whether segjax.predict wrote a PNG file: it says so before its pixels."""
+    try:
+        with path.open("rb") as file:
+            return f"tEXtSoftware\0{SOFTWARE}".encode() in file.read(4096)
+    except OSError:
+        return False
+
+
+def _match(pattern: str) -> tuple[Path, Listing]:
+    """The part of a pattern before its first * or the like, and the images that match."""
+    parts = Path(pattern).parts
+    base = Path(*takewhile(lambda part: not re.search(r"[*?[]", part), parts))
+    matches = _matches(pattern)
+    folders = {p for p in matches if p.is_dir()}
+    tops = sorted(p for p in folders if folders.isdisjoint(p.parents))
+    listings = [list_images(folder) for folder in tops]
+    alone = [p for p in matches if p not in folders and not set(tops) & set(p.parents)]
+    # glob goes round a loop of links until the system stops it: of one file the shortest path.
+    first: dict[Path, Path] = {}
+    for path in sorted(alone, key=lambda p: (len(p.parts), p)):
+        first.setdefault(path.parent.resolve() / path.name, path)
+    again = [p for p in alone if first[p.parent.resolve() / p.name] != p]
+    unused = [f"{p}: in a folder that is there already, by a link" for p in again]
+    listings.append(select(first.values(), unused))
+    images = sorted({p for listing in listings for p in listing.images})
+    return base, Listing(images, [line for listing in listings for line in listing.unused])
+
+
+def _matches(pattern: str) -> list[Path]:
+    return [Path(p) for p in sorted(set(glob.glob(pattern, recursive=True)))]
+
+
+def _without_results_and_masks(found: Listing, base: Path, output: Path) -> Listing:
+    into, is_mask = output.resolve(), cache(is_mask_folder)
+    below = base.resolve() in into.parents  # else all of the images may lie below `output`
+    images, results, masks = [], [], defaultdict(list)
+    for path in found.images:
+        between = path.parents[: len(path.parents) - len(base.parents) - 1]
+        mask_folder = next((p for p in between if is_mask(p)), None)
+        if mask_folder:
+            masks[mask_folder].append(path)
+        elif path != base and (is_result(path) or (below and into in path.resolve().parents)):
+            results.append(path)
+        else:
+            images.append(path)
+    unused = [f"{p}: {len(files)} masks of the images beside it" for p, files in masks.items()]
+    if results:
+        unused.append(f"{results[0]}: one of {len(results)} results of segjax.predict")
+    return Listing(images, [*found.unused, *unused])
