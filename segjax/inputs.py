@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from segjax.data.listing import Listing, is_mask_folder, list_images, select
+from segjax.data.listing import Listing, is_mask_folder, list_images
 from segjax.data.problems import some
 from segjax.errors import ConfigError, DataError
 
@@ -56,8 +56,8 @@ def find_video(source: str) -> str | None:
     """
     if is_camera(source) or is_stream(source):
         return source
-    found = [Path(source)] if Path(source).exists() else _matches(source)
-    videos = [p for p in found if p.suffix.lower() in VIDEO_SUFFIXES and not p.is_dir()]
+    found = [source] if Path(source).exists() else sorted(glob.glob(source, recursive=True))
+    videos = [p for p in found if Path(p).suffix.lower() in VIDEO_SUFFIXES and Path(p).is_file()]
     if not found and Path(source).suffix.lower() in VIDEO_SUFFIXES:
         return source  # a file that does not exist
     if len(videos) < len(found) or not videos:
@@ -67,7 +67,7 @@ def find_video(source: str) -> str | None:
             f"--input {source} names {len(videos)} videos, {videos[0]} to {videos[-1]}; give one "
             "at a time"
         )
-    return str(videos[0])
+    return videos[0]
 
 
 def find_images(pattern: str, output: Path, overlay: bool = False) -> Inputs:
@@ -133,25 +133,8 @@ def is_result(path: Path) -> bool:
 def _match(pattern: str) -> tuple[Path, Listing]:
     """The part of a pattern before its first * or the like, and the images that match."""
     parts = Path(pattern).parts
-    base = Path(*takewhile(lambda part: not re.search(r"[*?[]", part), parts))
-    matches = _matches(pattern)
-    folders = {p for p in matches if p.is_dir()}
-    tops = sorted(p for p in folders if folders.isdisjoint(p.parents))
-    listings = [list_images(folder) for folder in tops]
-    alone = [p for p in matches if p not in folders and not set(tops) & set(p.parents)]
-    # glob goes round a loop of links until the system stops it: of one file the shortest path.
-    first: dict[Path, Path] = {}
-    for path in sorted(alone, key=lambda p: (len(p.parts), p)):
-        first.setdefault(path.parent.resolve() / path.name, path)
-    again = [p for p in alone if first[p.parent.resolve() / p.name] != p]
-    unused = [f"{p}: in a folder that is there already, by a link" for p in again]
-    listings.append(select(first.values(), unused))
-    images = sorted({p for listing in listings for p in listing.images})
-    return base, Listing(images, [line for listing in listings for line in listing.unused])
-
-
-def _matches(pattern: str) -> list[Path]:
-    return [Path(p) for p in sorted(set(glob.glob(pattern, recursive=True)))]
+    fixed = list(takewhile(lambda part: not re.search(r"[*?[]", part), parts))
+    return Path(*fixed), list_images(Path(*fixed), parts[len(fixed) :])
 
 
 def _without_results_and_masks(found: Listing, base: Path, output: Path) -> Listing:

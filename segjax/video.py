@@ -4,6 +4,7 @@ Each of the three runs in a thread of its own and hands on what it has made thro
 so that the slowest sets the pace and no more than a few frames are held.
 """
 
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -144,7 +145,7 @@ def segment_video(
         expected = 0 if source.isdecimal() else max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         result = _write(model, draw or model.overlay, scored, writer, expected, show, stages)
     return {
-        "input": source,
+        "input": re.sub("//[^/]*@", "//", source),  # an address may hold a password
         "output": str(output),
         "size": list(shape),
         "expected_frames": expected,

@@ -35,8 +35,9 @@ def root(tmp_path):
 def write(folder, name, brightness, mask=MASK):
     image = np.full((*mask.shape, 3), brightness, np.uint8)
     for part, pixels in (("images", image), ("masks", mask)):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(folder / part / f"{name}.png")
+        path = folder / part / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
 
 
 def test_counts_by_split(root):
@@ -78,13 +79,59 @@ def test_all_problems_are_raised_at_once(root):
     assert len(message.splitlines()) == 5
 
 
-def test_it_stops_after_twenty_problems(root):
+def test_many_problems_of_a_kind_do_not_hide_others(root):
+    (root / "classes.json").write_text('{"classes": ["background", "cell", "dust"]}')
     for i in range(30):
-        write(root / "train", f"wrong{i}", 100 + i, MASK + np.uint8(7))
+        write(root / "train", f"wrong{i}", 100 + i, MASK + np.uint8(7 + i))
+    write(root / "val", "same", 1)
+    for name in "xyz":
+        (root / "train/images" / f"{name}.png").write_bytes(b"no image")
+        (root / "train/masks" / f"{name}.png").write_bytes(b"")
+    write(root / "val", "small", 8)
+    Image.fromarray(MASK[:1]).save(root / "val/masks/small.png")
+    (root / "val/masks/alone.png").write_bytes(b"")
     with pytest.raises(DataError) as error:
         check(config_of(root))
-    assert len(str(error.value).splitlines()) == 1 + 20 + 1
-    assert "stopped here" in str(error.value)
+    message = str(error.value)
+    assert message.count("values outside the label table") == 20
+    assert "… and 10 more of this kind" in message
+    assert message.count("unreadable as an image") == 3
+    for part in ("masks/alone.png has no image", "small.png: the mask is 1×4",
+                 "b.png (train) has the same pixels as",
+                 "no pixel in training of class 'dust' (raw value 2) (in the files"):  # fmt: skip
+        assert part in message
+    assert len(message.splitlines()) == 1 + 21 + 3 + 4
+
+
+def test_what_can_be_told_without_a_label_table_is_told(root):
+    (root / "classes.json").write_text("{")
+    (root / "train/masks/b.png").unlink()
+    with pytest.raises(DataError) as error:
+        check(config_of(root))
+    assert "classes.json: not valid JSON" in str(error.value)
+    assert "train/images/b.png has no mask" in str(error.value)
+
+
+def test_a_divided_folder_says_its_counts_and_what_is_not_used(tmp_path):
+    (tmp_path / "classes.json").write_text('{"classes": ["background", "cell"]}')
+    for i in range(12):
+        write(tmp_path, f"{'deep/' if i % 2 else ''}{i}", i)
+    (tmp_path / "images/notes.txt").write_text("")
+    config = config_of(tmp_path, val_fraction=0.15, test_fraction=0.15)
+    report = check(config)
+    assert report.num_images == {"train": 8, "val": 2, "test": 2}
+    text = format_report(report)
+    assert f"{tmp_path} is divided by seed 0: 12 images, 8 train, 2 val, 2 test" in text
+    assert "1 files or folders beside the images are not used:\n  " in text
+    assert "images/notes.txt: no image by its suffix" in text
+    assert set(report.divided) == {"train", "val", "test"}
+    moved = tmp_path.with_name("moved")
+    tmp_path.rename(moved)
+    assert check(config_of(moved, test_fraction=0.15, val_fraction=0.15)).divided == report.divided
+    write(moved, "added", 50)
+    added = check(config_of(moved, test_fraction=0.15, val_fraction=0.15)).divided
+    assert added["train"] != report.divided["train"]
+    assert not check(config_of(moved, divide="thresholds", val_fraction=0.3)).divided
 
 
 def test_missing_partner_and_split_without_images(root):

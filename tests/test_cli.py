@@ -4,6 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from configs import common
+from segjax import cli, workdir
+from segjax.files import expand, expand_argument
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = "--config=configs/quickstart.py"
@@ -33,8 +39,24 @@ def split_errors(done):
     ("arguments", "told"),
     [
         ([], ["--config is missing"]),
-        ([QUICKSTART, "--config.optim.learning_rat=1"], ["learning_rat", '"learning_rate"']),
-        ([QUICKSTART, "--config.optm.learning_rate=1"], ["optm", '"optim"']),
+        (
+            [QUICKSTART, "--config.optim.learning_rat=1"],
+            ["optim.learning_rat:", "mean --config.optim.learning_rate?"],
+        ),
+        (
+            [QUICKSTART, "--config.optm.learning_rate=1"],
+            ["optm", "mean --config.optim.learning_rate"],
+        ),
+        (
+            [QUICKSTART, "--config.optim.lr=1"],
+            ["optim.lr: no", "mean --config.optim.learning_rate"],
+        ),
+        ([QUICKSTART, "--config.classes=camvid"], ["mean --config.data.classes?"]),
+        ([QUICKSTART, "--confg.batch_size=2"], ["confg.batch_size", "mean --config.batch_size?"]),
+        ([QUICKSTART, "--batch_size=2"], ["'batch_size'", "mean --config.batch_size or"]),
+        ([QUICKSTART, "--config.optim=adamw"], ["config.optim is a section", "learning_rate"]),
+        (["--config", "configs/foldr.py"], ["foldr.py", "mean configs/folder.py?"]),
+        (["--config=quickstart"], ["No such file", "mean configs/quickstart.py?"]),
         ([QUICKSTART, "--config.batch_size=many"], ["config.batch_size=many"]),
         ([QUICKSTART, "--config.batch_size=2.5"], ["config.batch_size=2.5"]),
         ([QUICKSTART, "--workdri=runs/x"], ["workdri", "Did you mean: workdir"]),
@@ -55,14 +77,81 @@ def test_a_mistake_on_the_command_line_is_told_in_one_line_and_at_once(arguments
     assert "absl" in packages and "jax" not in packages
 
 
+@pytest.fixture
+def parse(monkeypatch):
+    """Parses arguments as the command line of a program with --config and --workdir."""
+
+    def parse(*arguments):
+        values = flags.FlagValues()
+        config_flags.DEFINE_config_file("config", flag_values=values)
+        flags.DEFINE_string("workdir", None, "", flag_values=values)
+        monkeypatch.setattr(cli, "FLAGS", values)
+        monkeypatch.setattr(sys, "argv", ["main", *map(expand_argument, arguments)])
+        cli._parse(["main", *arguments])
+        return values
+
+    monkeypatch.chdir(ROOT)
+    return parse
+
+
+def test_one_number_is_a_square(parse):
+    parse(QUICKSTART, "--config.data.size=256")
+    assert cli.config().data.size == (256, 256)
+    parse(QUICKSTART, "--config.data.size=256,320")
+    assert cli.config().data.size == (256, 320)
+
+
+def test_a_tilde_is_the_home_folder_in_every_flag_and_field(parse, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = (ROOT / "configs/quickstart.py").read_text()
+    text = text.replace("    return config", "    config.init_from = '~/run'\n    return config")
+    (tmp_path / "mine.py").write_text(text)
+    changed = ("data.root", "data.name", "data.classes", "pretrained.path")
+    values = parse("--config=~/mine.py", "--workdir=~/x", *(f"--config.{f}=~/{f}" for f in changed))
+    config = cli.config()
+    assert values.workdir == f"{tmp_path}/x" and config.init_from == f"{tmp_path}/run"
+    assert [config[s][f] for s, f in (field.split(".") for field in changed)] == [
+        f"{tmp_path}/{field}" for field in changed
+    ]
+    assert parse("--workdir", "~/y").workdir == f"{tmp_path}/y"
+    assert parse("--workdir=a/~/b").workdir == "a/~/b"
+    assert expand("~nobody-of-this-name/x") == "~nobody-of-this-name/x"
+
+
+def test_paths_of_earlier_runs_are_expanded_and_equal_the_new_ones(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = common.get_config()
+    run = tmp_path / "run"
+    (run / "checkpoints" / "1").mkdir(parents=True)
+    config.pretrained.path = "~/w.pth"
+    (run / "config.json").write_text(config.to_json_best_effort())
+    config.pretrained.path = f"{tmp_path}/w.pth"
+    workdir.open_for_training(run, config)
+
+
+def test_without_home_and_user_programs_run_and_a_tilde_is_refused():
+    code = """
+import os, pwd, runpy, sys
+del os.environ["HOME"]
+def nobody(uid): raise KeyError(uid)
+pwd.getpwuid = nobody
+sys.argv = ["main", *sys.argv[1:]]
+runpy.run_module("segjax.main", run_name="__main__")
+"""
+    for argument, told in (("--help", "--workdir"), ("--workdir=~/x", "there is no home folder")):
+        command = [sys.executable, "-c", code, argument]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert told in done.stdout + done.stderr and "Traceback" not in done.stderr, done
+
+
 @pytest.mark.parametrize(
-    ("module", "flags"),
+    ("module", "names"),
     [("main", ["--config", "--workdir"]), ("evaluate", ["--workdir", "--split", "--checkpoint"])],
 )
-def test_help_shows_examples_and_flags_at_once(module, flags):
+def test_help_shows_examples_and_flags_at_once(module, names):
     done = run(module, "--help")
     assert f"python -m segjax.{module} --" in done.stdout
-    assert all(f"\n  {flag}: " in done.stdout for flag in flags)
+    assert all(f"\n  {flag}: " in done.stdout for flag in names)
     assert "jax" not in split_errors(done)[1]
 
 

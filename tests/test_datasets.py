@@ -1,10 +1,15 @@
 import json
 
+import cv2
 import numpy as np
 import pytest
 
-from segjax.data.datasets import TABLES, VOID, LabelTable, default_palette, load_table
+from segjax import workdir
+from segjax.data.builders.lists import read_names
+from segjax.data.datasets import TABLES, VOID, LabelTable, load_table
+from segjax.data.palette import default_palette
 from segjax.errors import ConfigError, DataError
+from segjax.pictures import WRONG
 
 
 def table(**spec):
@@ -122,8 +127,67 @@ def test_describe_lists_every_value():
     assert lines[-1].split() == ["11,", "255", "→", "255", "(void)"]
 
 
-def test_default_palette_has_no_color_twice():
-    assert len(np.unique(default_palette(60), axis=0)) == 60
+def test_default_palette_has_no_color_twice_and_none_like_the_red_of_errors():
+    names = [str(i) for i in range(254)]
+    assert len(np.unique(default_palette(names[:60]), axis=0)) == 60
+    lab = cv2.cvtColor(np.float32([*default_palette(names), WRONG])[None] / 255, cv2.COLOR_RGB2LAB)[
+        0
+    ]
+    assert np.linalg.norm(lab[:-1] - lab[-1], axis=-1).min() > 30  # 2 can just be told apart
+
+
+@pytest.mark.parametrize(
+    ("names", "background"),
+    [
+        (["background", "cell"], 0),
+        (["Other", "road", "void"], 0),
+        (["cell", "_background_"], 1),
+        (["sky", "road"], None),
+        (["backgrounds", "otherwise"], None),
+    ],
+)
+def test_the_background_is_known_by_its_name_and_dark_unless_a_palette_is_given(names, background):
+    table = LabelTable.of_names(names)
+    assert table.background == background
+    dark = table.palette.max(axis=1) < 100
+    assert np.flatnonzero(dark).tolist() == ([] if background is None else [background])
+    colors = [[255, 0, 0]] + [[0, 9 * i, 0] for i in range(1, len(names))]
+    given = LabelTable.from_json(json.dumps({"classes": names, "palette": colors}))
+    assert given.palette.tolist() == colors and given.background == background
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_classes_json_may_have_a_byte_order_mark(tmp_path, encoding):
+    content = '{"classes": ["Straße", "東"]}'.encode(encoding)
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    (tmp_path / "classes.json").write_bytes(mark + content)
+    assert load_table("", str(tmp_path)).names == ("Straße", "東")
+
+
+def test_classes_json_in_another_encoding_is_named(tmp_path):
+    path = tmp_path / "classes.json"
+    path.write_bytes('{"classes": ["Straße", "Weg"]}'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"classes\.json: not text in UTF-8 \(byte 18 is 0xdf\)"):
+        load_table("", str(tmp_path))
+    path.write_bytes('\ufeff{"classes": ["a", "b"]}'.encode("utf-16-le")[:-1])
+    with pytest.raises(DataError, match=r"classes\.json: not text"):
+        load_table("", str(tmp_path))
+
+
+def test_lists_of_names_and_a_run_s_files_are_read_in_the_same_way(tmp_path):
+    listed = tmp_path / "train.txt"
+    listed.write_bytes("a\r\nb 1 1\n".encode("utf-8-sig"))
+    assert read_names(listed, "") == ["a", "b"]
+    listed.write_bytes(b"\xe9t\xe9\n")
+    with pytest.raises(DataError, match=r"train\.txt: not text in UTF-8"):
+        read_names(listed, "")
+    for name, text in (("config", "{}"), ("pixel_counts", '{"ä": 1, "b": 2}')):
+        (tmp_path / f"{name}.json").write_bytes(text.encode("utf-8-sig"))
+    (tmp_path / "classes.json").write_bytes('{"classes": ["ä", "b"]}'.encode("utf-16"))
+    assert workdir.load(tmp_path)[1].names == ("ä", "b")
+    (tmp_path / "classes.json").write_bytes('{"classes": ["ä", "b"]}'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"classes\.json is damaged"):
+        workdir.load(tmp_path)
 
 
 def test_built_in_tables_are_complete():

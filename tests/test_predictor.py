@@ -11,8 +11,9 @@ from PIL import Image
 from test_train import write_folder
 
 from segjax import predict, predictor, steps, train
+from segjax.data.datasets import LabelTable
 from segjax.data.shapes import table
-from segjax.errors import ConfigError, DataError
+from segjax.errors import ConfigError
 from segjax.networks import Network
 
 CLASSES = 21
@@ -136,23 +137,46 @@ def test_a_folder_becomes_files_that_a_viewer_shows_in_colour(trained, tmp_path)
     assert sum(row["class_shares"].values()) == pytest.approx(1)
 
 
-def test_files_patterns_and_nothing(trained, tmp_path):
-    _, data = trained
-    images = data / "val" / "images"
-    assert len(predict.find_images(str(images / "0.png"), tmp_path)) == 1
-    assert len(predict.find_images(str(images / "[01].png"), tmp_path)) == 2
-    with pytest.raises(ConfigError, match="would replace images"):
-        predict.find_images(str(images), images)
-    with pytest.raises(ConfigError, match="would replace images"):
-        predict.find_images(str(images / "*.png"), images)
-    Image.fromarray(image_of((9, 5))).save(tmp_path / "a.png")
-    Image.fromarray(image_of((9, 5))).save(tmp_path / "a_overlay.png")
-    assert len(predict.find_images(str(tmp_path), tmp_path / "out")) == 2
-    with pytest.raises(ConfigError, match="two images would become one file"):
-        predict.find_images(str(tmp_path), tmp_path / "out", overlay=True)
-    same_name = predict.find_images(str(data / "*" / "images" / "0.png"), tmp_path)
-    assert len(set(same_name.values())) == 2
-    (tmp_path / "empty").mkdir()
-    for nothing in ("absent.png", "*.xyz", str(tmp_path / "empty")):
-        with pytest.raises(DataError, match="no such image"):
-            predict.find_images(nothing, tmp_path / "out")
+def test_an_overlay_shows_classes_as_strongly_as_asked_and_not_the_background():
+    table = LabelTable.of_names(["background", "cell", "dust"])
+    model = predictor.Predictor(Network(pixelwise, table, (32, 32), resizes=False))
+    image, label = image_of((40, 50)), np.zeros((40, 50), np.uint8)
+    label[10:30, 10:30], label[10:30, 30:45] = 1, 2
+    picture = model.overlay(image, label)
+    np.testing.assert_array_equal(picture[label == 0], image[label == 0])
+    for class_id in (1, 2):
+        inside = label == class_id
+        half = (image[inside].astype(int) + table.palette[class_id]) / 2
+        np.testing.assert_allclose(picture[inside], half, atol=0.5)
+    np.testing.assert_array_equal(model.overlay(image, label, opacity=0.0), image)
+    full = model.overlay(image, label, opacity=1.0)
+    np.testing.assert_array_equal(full[label > 0], table.palette[label[label > 0]])
+
+    outlines = model.overlay(image, label, opacity=0.0, contours=True)
+    drawn = (outlines != image).any(-1)
+    np.testing.assert_array_equal(outlines[drawn], table.palette[label[drawn]])
+    assert drawn[10, 10:45].all() and drawn[10:30, [10, 29, 30, 44]].all()
+    assert not drawn[label == 0].any() and not drawn[12:28, 12:28].any()
+    no_background = LabelTable.of_names(["sky", "cell", "dust"])
+    model = predictor.Predictor(Network(pixelwise, no_background, (32, 32), resizes=False))
+    sky = model.overlay(image, label, opacity=1.0)[label == 0]
+    np.testing.assert_array_equal(np.unique(sky, axis=0), no_background.palette[:1])
+
+
+def test_results_in_the_folder_of_the_images_are_no_input(tmp_path, monkeypatch):
+    model = predictor.Predictor(Network(jax.jit(pixelwise), table(), (32, 32), resizes=False))
+    (tmp_path / "deep").mkdir()
+    for name in ("a", "deep/b"):
+        Image.fromarray(image_of((9, 5))).save(tmp_path / f"{name}.jpg")
+    for pattern in (str(tmp_path), f"{tmp_path}/**/*", f"{tmp_path}/**"):
+        for _ in range(2):
+            summary = predict.predict_images(model, pattern, tmp_path, overlay=True)
+            assert [row["input"][-5:] for row in summary["images"]] == ["a.jpg", "b.jpg"]
+    (line,) = [line for line in summary["unused"] if "results of" in line]
+    assert line.endswith("a.png: one of 4 results of segjax.predict")
+    assert any("summary.json" in line for line in summary["unused"])
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    (tmp_path / "deep" / "b.png").write_bytes(b"notes of the user")
+    with pytest.raises(ConfigError, match=r"did not write, such as .*deep/b\.png"):
+        predict.predict_images(model, f"{tmp_path}/**/*.jpg", tmp_path)
+    assert (tmp_path / "deep" / "b.png").read_bytes() == b"notes of the user"

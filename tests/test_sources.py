@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from segjax.data.decode import decode_image, decode_mask
 from segjax.data.sources import build_source, has_split
 from segjax.errors import ConfigError, DataError
 
-VAL_OF_SEED_0 = ["05", "10", "16"]  # of 20 files; no version may split them otherwise
+VAL_OF_SEED_0 = ["05", "08", "10", "16"]  # of 20 files; no version may split them otherwise
 TWO_CLASSES = {"classes": ["background", "cell"]}
 MASK = np.array([[0, 1, 1, 255, 0, 1]] * 4, np.uint8)
 IMAGE = np.full((4, 6, 3), (10, 20, 30), np.uint8)
@@ -37,10 +38,10 @@ def encoded(array_or_image, kind="PNG", **options):
 
 def write(folder, name, image=IMAGE, mask=MASK):
     for part, content in (("images", image), ("masks", mask)):
-        (folder / part).mkdir(parents=True, exist_ok=True)
+        path = folder / part / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
         if content is not None:
-            content = content if isinstance(content, bytes) else encoded(content)
-            (folder / part / f"{name}.png").write_bytes(content)
+            path.write_bytes(content if isinstance(content, bytes) else encoded(content))
 
 
 @pytest.fixture
@@ -191,6 +192,58 @@ def test_folders_that_are_missing_empty_or_ambiguous(root):
     assert not has_split(config_of(root), "test")
 
 
+def test_pairs_in_folders_share_their_path(root):
+    for name in ("a", "x/a", "x/y/b", "linked/c"):
+        write(root / "train" if name != "linked/c" else root / "elsewhere", name)
+    for part in ("images", "masks"):
+        (root / "train" / part / "linked").symlink_to(root / "elsewhere" / part / "linked")
+    found = [name.partition("images/")[2] for name in names(config_of(root), "train")]
+    assert found == ["a.png", "linked/c.png", "x/a.png", "x/y/b.png"]
+    (root / "train/masks/x/a.png").unlink()
+    with pytest.raises(DataError, match=r"1 files without a partner(.|\n)*images/x/a\.png has no"):
+        build_source(config_of(root), "train")
+    source = build_source(config_of(root, subfolders=False), "train")
+    assert len(source) == 1
+    assert sum("config.data.subfolders" in line for line in source.unused) == 2 + 3
+
+
+def test_files_that_are_no_images_are_named_and_hidden_ones_are_not_there(root):
+    write(root / "train", "a")
+    folder = root / "train" / "images"
+    for name in ("b.xyz", "._a.png", "Thumbs.db", ".DS_Store", "._c.png"):
+        (folder / name).write_bytes(b"")
+    (root / "train" / "masks" / "b.npy").write_bytes(b"")
+    write(root / "extra", "z")
+    source = build_source(config_of(root), "train")
+    assert len(source) == 1
+    assert [line.rpartition("/")[2] for line in source.unused] == [
+        "b.xyz: no image by its suffix",
+        "b.npy: no image by its suffix",
+        "images: beside the folders used",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (["train/imgs", "train/labels"],
+         ["train/images: no such folder: .*train holds imgs, labels; rename imgs to images",
+          "train/masks: no such folder: .*rename labels to masks"]),
+        (["Train/Images"], [" holds Train; rename Train to train"]),
+        (["training/images"], ["holds training; rename training to train"]),
+        (["train/images"], ["train/images: holds no file ending in", "train/masks: no such"]),
+        (["other"], ["holds other; expected"]),
+    ],
+)  # fmt: skip
+def test_folders_of_other_names_are_named(root, made, told):
+    for folder in made:
+        (root / folder).mkdir(parents=True)
+    with pytest.raises(DataError) as error:
+        build_source(config_of(root), "train")
+    for part in told:
+        assert re.search(part, str(error.value)), str(error.value)
+
+
 def test_a_file_that_vanishes_is_named(root):
     write(root / "train", "a")
     source = build_source(config_of(root), "train")
@@ -209,14 +262,14 @@ def test_one_folder_is_split_by_the_seed_alone(root):
         write(root, f"{i:02d}")
     config = config_of(root, test_fraction=0.1)
     parts = {split: names(config, split) for split in ("train", "val", "test")}
-    assert all(parts.values())
+    assert [len(part) for part in parts.values()] == [14, 4, 2]
     assert len({name for part in parts.values() for name in part}) == 20
     assert [name[-6:-4] for name in parts["val"]] == VAL_OF_SEED_0
     assert names(config, "val") == parts["val"]
     assert names(config_of(root, test_fraction=0.1, seed=1), "val") != parts["val"]
     write(root, "added later")
     after = {split: names(config, split) for split in parts}
-    assert all(set(part) <= set(after[split]) for split, part in parts.items())
+    assert [len(part) for part in after.values()] == [15, 4, 2]
     assert has_split(config, "test")
     assert not has_split(config_of(root), "test")
     with pytest.raises(DataError, match=r"split 'val' is empty: 21 images with val_fraction = 0"):

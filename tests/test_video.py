@@ -349,6 +349,20 @@ def test_a_camera_is_a_video_without_an_end(main, tmp_path, monkeypatch):
     assert len(read_video(tmp_path / "out" / "camera7.mp4")[0]) == 6
 
 
+def test_a_stream_is_a_video_by_its_address(main, tmp_path, monkeypatch):
+    source, opened = write_video(tmp_path / "in.mp4", [BRIGHT] * 4), cv2.VideoCapture
+    streams = {"rtsp://user:word@host/street?track=1": source}
+    monkeypatch.setattr(cv2, "VideoCapture", lambda address: opened(streams[address]))
+    main(workdir=tmp_path, input=next(iter(streams)), output=tmp_path / "out", opacity=1.0)
+    monkeypatch.undo()
+    (frame, *_), _ = read_video(tmp_path / "out" / "street.mp4")
+    np.testing.assert_allclose(frame.mean((0, 1)), TABLE.palette[1], atol=8)
+    summary = (tmp_path / "out" / "summary.json").read_text()
+    assert "rtsp://host/street" in summary and "word" not in summary
+    with pytest.raises(DataError, match=r"rtsp://127\.0\.0\.1:9/none: no stream"):
+        video.segment_video(model_of(), "rtsp://127.0.0.1:9/none", tmp_path / "out.mp4")
+
+
 def test_a_video_that_ends_early_is_an_error_after_its_summary(main, tmp_path, monkeypatch):
     source = Path(write_video(tmp_path / "in.avi", [BRIGHT] * 40, noise=50))
     content = source.read_bytes()
@@ -358,7 +372,7 @@ def test_a_video_that_ends_early_is_an_error_after_its_summary(main, tmp_path, m
     frames = json.loads((tmp_path / "out" / "summary.json").read_text())["frames"]
     assert 0 < frames < 40
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(predictor.Predictor, "overlay", interrupted)
@@ -376,6 +390,9 @@ def test_a_video_that_ends_early_is_an_error_after_its_summary(main, tmp_path, m
         ({"workdir": ".", "output": "."}, "would replace the video"),
         ({"workdir": ".", "input": "photos", "show": True}, "--show is for a video"),
         ({"workdir": ".", "input": "photos", "smoothing": 0.5}, "--smoothing is for a video"),
+        ({"workdir": ".", "input": "photos", "contours": True}, "change overlays; add --overlay"),
+        ({"workdir": ".", "opacity": 2.0}, "--opacity is 2.0; give 0"),
+        ({"workdir": ".", "input": "*.mp4"}, "names 2 videos, in.mp4 to other.mp4"),
         ({"workdir": ".", "input": ""}, "--input is missing"),
         ({"workdir": ".", "output": ""}, "--output is missing"),
     ],
@@ -383,6 +400,7 @@ def test_a_video_that_ends_early_is_an_error_after_its_summary(main, tmp_path, m
 def test_flags_that_do_not_go_together_are_told(main, values, told, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = Path(write_video(tmp_path / "in.mp4", [DARK])).read_bytes()
+    (tmp_path / "other.mp4").write_bytes(content)
     with pytest.raises(ConfigError, match=told):
         main(**{"input": "in.mp4", "output": "out"} | values)
     assert not Path("out").exists() and Path("in.mp4").read_bytes() == content

@@ -3,6 +3,7 @@
 python -m segjax.data.check --config=CONFIG prints the class frequencies, or what is wrong.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from segjax import cli
 from segjax.data.counts import Report, format_report, read_cache, write_cache
 from segjax.data.datasets import BINARY_HINT, VOID
+from segjax.data.folders import find_pairs
 from segjax.data.problems import Problems, some
 from segjax.data.sources import Source, Subset, build_source, has_split
 from segjax.errors import ConfigError, DataError
@@ -76,16 +78,25 @@ def _open(config: ConfigDict, splits: Sequence[str], problems: Problems) -> dict
                     problems.add("there is no test split; see config.data.splits, or use val")
                 continue
             source = build_source(lenient, split)
+            left_out = getattr(source, "left_out", ())
+            if len(source):
+                sources[split] = source
+            else:
+                problems.add(f"split {split!r} is empty; change config.data.splits.{split}")
         except DataError as error:
             problems.add(str(error))  # a missing folder fails every split alike
-            continue
-        if not len(source):
-            problems.add(f"split {split!r} is empty; change config.data.splits.{split}")
-            continue
-        sources[split] = source
-        for line in getattr(source, "left_out", ()) if config.on_error == "raise" else ():
+            left_out = _left_out(lenient, split)
+        for line in left_out if config.on_error == "raise" else ():
             problems.add(f"{line}; image and mask share the name up to the suffix", "no partner")
     return sources
+
+
+def _left_out(config: ConfigDict, split: str) -> tuple[str, ...]:
+    """Files without a partner, where the source cannot be built for want of a label table."""
+    with contextlib.suppress(DataError):
+        if config.source == "folder":
+            return find_pairs(config, split).left_out
+    return ()
 
 
 def _count(sources: dict[str, Source], problems: Problems, skip: bool) -> Report:

@@ -5,11 +5,10 @@ folders (SYSTEM) are not looked at; whatever else is not an image is told of, ne
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
-
-from segjax.errors import DataError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
@@ -31,20 +30,21 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM
 
 
-def list_images(folder: Path) -> Listing:
-    """The images in a folder and, without end, in its folders."""
-    return select(*_walk(folder))
+def list_images(folder: Path, pattern: Sequence[str] = ()) -> Listing:
+    """The images in a folder and in its folders.
 
-
-def select(paths: Iterable[Path], unused: Iterable[str] = ()) -> Listing:
-    """Those of some files that are images by their suffix; what is not is added to `unused`."""
-    images, unused = [], list(unused)
-    for path in sorted(set(paths)):
-        if is_hidden(path.name):
+    pattern: what paths below `folder` have to fit, by parts, as of a shell: ("**", "*.png"). Of a
+    folder that fits, everything is listed.
+    """
+    images, unused = [], []
+    for path, reason in sorted(_walk(folder, pattern)):
+        if not _fits(path.relative_to(folder).parts, pattern, partly=bool(reason)):
             continue
-        if not path.is_file():
-            unused.append(f"{path}: a link that leads nowhere" if path.is_symlink()
-                          else f"{path}: not a regular file")  # fmt: skip
+        if reason:
+            unused.append(f"{path}: {reason}")
+        elif not path.is_file():
+            is_link = path.is_symlink()
+            unused.append(f"{path}: {'a link that leads nowhere' if is_link else 'no file'}")
         elif path.suffix.lower() in SUFFIXES:
             images.append(path)
         else:
@@ -52,28 +52,32 @@ def select(paths: Iterable[Path], unused: Iterable[str] = ()) -> Listing:
     return Listing(images, unused)
 
 
-def _walk(folder: Path) -> tuple[list[Path], list[str]]:
-    """All files below a folder, and folders that cannot be, or are already, among them."""
-    files, unused = [], []
+def _walk(folder: Path, pattern: Sequence[str]) -> Iterator[tuple[Path, str]]:
+    """All files below a folder, and the folders that are not walked with the reason."""
     first_seen = {folder.resolve(): folder}
-
-    def complain(error: OSError) -> None:
-        if Path(error.filename) == folder:
-            raise DataError(f"{folder}: {error.strerror}; make the folder readable") from error
-        unused.append(f"{error.filename}: {error.strerror}")
-
-    for where, folders, names in os.walk(folder, onerror=complain, followlinks=True):
+    errors: list[OSError] = []
+    for where, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
         here = Path(where)
-        files += [here / name for name in names]
-        visible = sorted(name for name in folders if not is_hidden(name))
+        yield from ((here / name, "") for name in names if not is_hidden(name))
+        visible = [here / name for name in sorted(folders) if not is_hidden(name)]
         folders.clear()  # os.walk goes into what is put back
-        for name in visible:
-            other = first_seen.setdefault((here / name).resolve(), here / name)
-            if other == here / name:
-                folders.append(name)
-            else:
-                unused.append(f"{here / name}: the same folder as {other}")
-    return files, unused
+        for path in visible:
+            other = first_seen.setdefault(path.resolve(), path)
+            if other != path:
+                yield path, f"the same folder as {other}"
+            elif _fits(path.relative_to(folder).parts, pattern, partly=True):
+                folders.append(path.name)
+    yield from ((Path(error.filename), error.strerror) for error in errors)
+
+
+def _fits(parts: Sequence[str], pattern: Sequence[str], partly: bool = False) -> bool:
+    """Whether a path, or a folder that it lies in, fits; `partly`: or something in it could."""
+    if not pattern or (partly and not parts):
+        return True
+    if pattern[0] == "**" and _fits(parts, pattern[1:], partly):
+        return True
+    here = bool(parts) and (pattern[0] == "**" or fnmatchcase(parts[0], pattern[0]))
+    return here and _fits(parts[1:], pattern if pattern[0] == "**" else pattern[1:], partly)
 
 
 def is_mask_folder(folder: Path) -> bool:

@@ -1,0 +1,137 @@
+"""How one folder is divided: the right counts, the same names everywhere, nothing moved unseen."""
+
+from itertools import chain
+
+import pytest
+from test_train import write_folder
+
+from configs import common
+from segjax import evaluate, train, workdir
+from segjax.data.division import divide, draw, split_counts
+from segjax.errors import ConfigError
+
+NAMES = [f"{i:02d}" for i in range(20)]
+BY_THRESHOLDS = ["16", "05", "10"]  # val of NAMES and seed 0, as the first version had them
+
+
+def config_of(**changes):
+    config = common.get_config().data
+    config.update(changes)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("count", "shares", "expected"),
+    [
+        (30, (0.15, 0.15), (5, 5)),
+        (12, (0.15, 0.15), (2, 2)),
+        (1000, (0.15, 0.1), (150, 100)),
+        (3, (0.15, 0.15), (1, 1)),
+        (2, (0.15, 0.15), (1, 0)),
+        (1, (0.15, 0.15), (0, 0)),
+        (0, (0.15, 0.15), (0, 0)),
+        (3, (0.5, 0.4), (1, 1)),
+        (100, (0.001, 0.0), (1, 0)),
+        (10, (0.0, 0.0), (0, 0)),
+        (5, (1.0, 0.0), (5, 0)),
+        (4, (0.5, 0.5), (2, 2)),
+    ],
+)
+def test_shares_are_rounded_and_leave_training_an_image(count, shares, expected):
+    assert split_counts(count, *shares) == expected
+    parts = divide(
+        config_of(val_fraction=shares[0], test_fraction=shares[1]), [str(i) for i in range(count)]
+    )
+    assert (len(parts["val"]), len(parts["test"])) == expected
+    assert sorted(chain(*parts.values())) == sorted(str(i) for i in range(count))
+
+
+def test_the_order_is_that_of_the_hashes_and_thresholds_are_those_of_earlier_versions():
+    assert draw(0, "05") == draw(0, "05") < 0.2 < draw(1, "05")
+    assert draw(0, "e\u0301") == draw(0, "\u00e9")
+    old = divide(config_of(divide="thresholds", val_fraction=0.2, test_fraction=0.1), NAMES)
+    assert sorted(old["val"]) == sorted(BY_THRESHOLDS)
+    new = divide(config_of(val_fraction=0.2, test_fraction=0.1), NAMES)
+    assert len(new["val"]) == 4 and new["val"][:3] == old["val"]
+    assert len(new["test"]) == 2
+    added = divide(
+        config_of(divide="thresholds", val_fraction=0.2, test_fraction=0.1), [*NAMES, "new"]
+    )
+    assert all(set(old[split]) <= set(added[split]) for split in old)
+
+
+def test_the_test_of_cross_validation_is_the_share_too():
+    for divided, num_test in (("shares", 3), ("thresholds", 2)):
+        folds = [
+            divide(config_of(folds=4, fold=i, divide=divided, test_fraction=0.14), NAMES)
+            for i in range(4)
+        ]
+        assert {tuple(parts["test"]) for parts in folds} == {tuple(folds[0]["test"])}
+        assert len(folds[0]["test"]) == num_test
+        validated = [name for parts in folds for name in parts["val"]]
+        assert sorted(validated + folds[0]["test"]) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"val_fraction": 0.6, "test_fraction": 0.5}, "together at most 1"),
+        ({"val_fraction": -0.1}, "at least 0"),
+        ({"test_fraction": float("nan")}, "at least 0"),
+        ({"divide": "random"}, "divide is 'random'; choose one of"),
+    ],
+)
+def test_shares_that_cannot_be_are_refused(changes, told):
+    with pytest.raises(ConfigError, match=told):
+        divide(config_of(**changes), NAMES)
+
+
+def test_a_run_of_another_division_is_neither_resumed_nor_scored(tmp_path):
+    workdir.save_division(tmp_path, {"val": "a", "test": "b"})
+    workdir.save_division(tmp_path, {"val": "c", "test": "b"})  # nothing is trained yet
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    workdir.save_division(tmp_path, {"val": "c", "test": "b"})
+    workdir.require_division(tmp_path, {"test": "b"})
+    workdir.require_division(tmp_path, {})  # of a data set in folders of splits
+    for act in (workdir.save_division, workdir.require_division):
+        with pytest.raises(ConfigError, match=r"images were added.* and val would be others"):
+            act(tmp_path, {"val": "a", "test": "b"})
+    (tmp_path / "splits.json").unlink()  # as earlier versions left it
+    workdir.require_division(tmp_path, {"val": "a"})
+
+
+def test_images_added_to_a_divided_folder_stop_resuming_and_scoring(tiny_config, tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    write_folder(data, [(32, 32)] * 9)
+    (data / "train").rename(tmp_path / "flat")
+    (data / "classes.json").rename(tmp_path / "flat" / "classes.json")
+    tiny_config.data.update(source="folder", root=str(tmp_path / "flat"))
+    tiny_config.update(num_epochs=1)
+    train.train_and_evaluate(tiny_config, run)
+    assert evaluate.evaluate_run(run, "test")["num_images"] == 1
+    for part in ("images", "masks"):
+        (data / "val" / part / "0.png").rename(tmp_path / "flat" / part / "added.png")
+    for act in (
+        lambda: train.train_and_evaluate(tiny_config, run),
+        lambda: evaluate.evaluate_run(run, "val"),
+    ):
+        with pytest.raises(ConfigError, match=r"images were added.* would be others"):
+            act()
+
+
+def test_a_run_of_earlier_versions_is_resumed_with_its_division(tmp_path):
+    config = common.get_config()
+    assert workdir.as_trained(config, tmp_path).data.divide == "shares"
+    held = workdir.as_json(config)
+    del held["data"]["divide"], held["data"]["subfolders"]
+    workdir.write_json(tmp_path / "config.json", held)
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    resumed = workdir.as_trained(config, tmp_path)
+    assert (resumed.data.divide, resumed.data.subfolders) == ("thresholds", False)
+    workdir.open_for_training(tmp_path, resumed)
+    resumed = workdir.as_trained(config, tmp_path)  # config.json has the fields now
+    assert resumed.data.divide == "thresholds"
+    workdir.open_for_training(tmp_path, resumed)
+    with pytest.raises(ConfigError, match="another configuration"):
+        config.seed = 3
+        workdir.open_for_training(tmp_path, workdir.as_trained(config, tmp_path))
