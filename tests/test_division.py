@@ -6,7 +6,7 @@ import pytest
 from test_train import write_folder
 
 from configs import common
-from segjax import evaluate, train, workdir
+from segjax import checkpoint, evaluate, train, workdir
 from segjax.data.division import divide, draw, split_counts
 from segjax.errors import ConfigError
 
@@ -100,19 +100,32 @@ def test_a_run_of_another_division_is_neither_resumed_nor_scored(tmp_path):
     workdir.require_division(tmp_path, {"val": "a"})
 
 
-def test_images_added_to_a_divided_folder_stop_resuming_and_scoring(tiny_config, tmp_path):
-    data, run = tmp_path / "data", tmp_path / "run"
-    write_folder(data, [(32, 32)] * 9)
-    (data / "train").rename(tmp_path / "flat")
-    (data / "classes.json").rename(tmp_path / "flat" / "classes.json")
-    tiny_config.data.update(source="folder", root=str(tmp_path / "flat"))
-    tiny_config.update(num_epochs=1)
-    train.train_and_evaluate(tiny_config, run)
-    assert evaluate.evaluate_run(run, "test")["num_images"] == 1
+def test_images_added_to_a_divided_folder_stop_resuming_and_scoring(
+    tiny_config, tmp_path, monkeypatch
+):
+    class NoCheckpoints:
+        """In place of those that a training would have left."""
+
+        def __init__(self, folder, reads_only=False):
+            if not reads_only:
+                raise StopIteration
+
+        def find(self, checkpoint):
+            return 1
+
+    monkeypatch.setattr(train, "Checkpoints", NoCheckpoints)
+    monkeypatch.setattr(checkpoint, "Checkpoints", NoCheckpoints)
+    write_folder(tmp_path / "data", [(32, 32)] * 9)
+    root, run = tmp_path / "data" / "train", tmp_path / "run"
+    (tmp_path / "data" / "classes.json").rename(root / "classes.json")
+    tiny_config.data.update(source="folder", root=str(root))
+    with pytest.raises(StopIteration):  # all is well up to here
+        train.Run(tiny_config, run)
+    (run / "checkpoints" / "1").mkdir(parents=True)
     for part in ("images", "masks"):
-        (data / "val" / part / "0.png").rename(tmp_path / "flat" / part / "added.png")
+        (tmp_path / "data" / "val" / part / "0.png").rename(root / part / "added.png")
     for act in (
-        lambda: train.train_and_evaluate(tiny_config, run),
+        lambda: train.Run(tiny_config, run),
         lambda: evaluate.evaluate_run(run, "val"),
     ):
         with pytest.raises(ConfigError, match=r"images were added.* would be others"):
