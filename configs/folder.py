@@ -2,6 +2,8 @@
 
 Data: ROOT/{train,val,test}/{images,masks}/NAME.*, or one folder ROOT/{images,masks} that is divided
 by a seed, and ROOT/classes.json, such as {"classes": ["background", "cell"], "values": [0, 255]}.
+NAME may lie in folders of images/ and masks/. Hidden files (.*, Thumbs.db) are not looked at; what
+else is not used is named by the check.
 
   python -m segjax.data.check --config configs/folder.py --config.data.root=ROOT
   python -m segjax.main --config configs/folder.py --config.data.root=ROOT --workdir runs/mine

@@ -78,7 +78,7 @@ class Predictor:
         picture = cv2.addWeighted(image, 1 - opacity, colors, opacity, 0)
         shown = label != self.table.background  # everywhere, if that is None
         if contours:
-            width = 1 + 2 * max(1, min(label.shape) // 400)
+            width = 1 + 2 * max(1, min(label.shape) // 200)
             edges = cv2.morphologyEx(label, cv2.MORPH_GRADIENT, np.ones((width, width), np.uint8))
             picture = np.where((edges > 0)[..., None], colors, picture)
         return np.where(shown[..., None], picture, image)

@@ -4,9 +4,9 @@ import sys
 import cloudpickle
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
+from configs import common
 from segjax.data.prepare import build
 from segjax.data.sources import build_source, has_split
 from segjax.errors import ConfigError, DataError
@@ -44,10 +44,10 @@ def prepared(raw, tmp_path_factory):
 
 
 def config_of(source, root, **changes):
+    config = common.get_config().data
     fields = {"source": source, "root": str(root), "name": "camvid", "classes": "camvid"}
-    fields |= {"on_error": "raise", "image_key": "image", "label_key": "label"}
-    fields |= {"splits": {"train": "train", "val": "val", "test": "test"}}
-    return ConfigDict(fields | changes)
+    config.update(fields | {"label_key": "label"} | changes)
+    return config
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -96,7 +96,7 @@ def test_faults_are_named(raw, prepared, tmp_path):
         build_source(config_of("tfds", root, label_key="mask"), "train")
     with pytest.raises(ConfigError, match=r"config\.data\.splits\.train = 'tset': .*'test'"):
         build_source(config_of("tfds", root, splits={"train": "tset"}), "train")
-    with pytest.raises(DataError, match=r"train/images: no such folder"):
+    with pytest.raises(DataError, match=r"/train: no such folder"):
         build("camvid", str(tmp_path), str(tmp_path))
 
 

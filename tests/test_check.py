@@ -110,6 +110,12 @@ def test_what_can_be_told_without_a_label_table_is_told(root):
         check(config_of(root))
     assert "classes.json: not valid JSON" in str(error.value)
     assert "train/images/b.png has no mask" in str(error.value)
+    (root / "train").rename(root / "Train")
+    with pytest.raises(DataError) as error:
+        check(config_of(root))
+    assert "classes.json: not valid JSON" in str(error.value)
+    assert "/train: no such folder: " in str(error.value)
+    assert "holds Train, val; rename Train to train" in str(error.value)
 
 
 def test_a_divided_folder_says_its_counts_and_what_is_not_used(tmp_path):

@@ -9,7 +9,7 @@ from ml_collections import config_flags
 
 from configs import common
 from segjax import cli, workdir
-from segjax.files import expand, expand_argument
+from segjax.files import expand
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = "--config=configs/quickstart.py"
@@ -86,7 +86,7 @@ def parse(monkeypatch):
         config_flags.DEFINE_config_file("config", flag_values=values)
         flags.DEFINE_string("workdir", None, "", flag_values=values)
         monkeypatch.setattr(cli, "FLAGS", values)
-        monkeypatch.setattr(sys, "argv", ["main", *map(expand_argument, arguments)])
+        monkeypatch.setattr(sys, "argv", ["main", *arguments])
         cli._parse(["main", *arguments])
         return values
 

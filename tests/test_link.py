@@ -4,9 +4,9 @@ import sys
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
+from configs import common
 from segjax.data import prepare
 from segjax.data.link import link
 from segjax.data.sources import build_source, has_split
@@ -44,9 +44,9 @@ def ade20k(tmp_path):
 
 
 def config_of(root, classes):
-    splits = {"train": "train", "val": "val", "test": "test"}
-    fields = {"source": "folder", "root": str(root), "classes": classes, "splits": splits}
-    return ConfigDict(fields | {"on_error": "raise"})
+    config = common.get_config().data
+    config.update(root=str(root), classes=classes)
+    return config
 
 
 def test_cityscapes_becomes_a_folder_of_links(cityscapes, tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from segjax.data.builders.voc2012 import ARCHIVE, Voc2012
 from segjax.data.datasets import TABLES, VOID
-from segjax.data.folders import draw
+from segjax.data.division import draw
 from segjax.data.prepare import build
 from segjax.data.sources import build_source, has_split
 from segjax.errors import DataError

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from segjax import cli
 from segjax.data.counts import Report, format_report, read_cache, write_cache
-from segjax.data.datasets import BINARY_HINT, VOID
+from segjax.data.datasets import BINARY_HINT, VOID, load_table
 from segjax.data.folders import find_pairs
 from segjax.data.problems import Problems, some
 from segjax.data.sources import Source, Subset, build_source, has_split
@@ -85,17 +85,22 @@ def _open(config: ConfigDict, splits: Sequence[str], problems: Problems) -> dict
                 problems.add(f"split {split!r} is empty; change config.data.splits.{split}")
         except DataError as error:
             problems.add(str(error))  # a missing folder fails every split alike
-            left_out = _left_out(lenient, split)
+            left_out = _look_at_the_rest(lenient, split, problems)
         for line in left_out if config.on_error == "raise" else ():
             problems.add(f"{line}; image and mask share the name up to the suffix", "no partner")
     return sources
 
 
-def _left_out(config: ConfigDict, split: str) -> tuple[str, ...]:
-    """Files without a partner, where the source cannot be built for want of a label table."""
-    with contextlib.suppress(DataError):
-        if config.source == "folder":
-            return find_pairs(config, split).left_out
+def _look_at_the_rest(config: ConfigDict, split: str, problems: Problems) -> Sequence[str]:
+    """Where a folder or the label table cannot be used: what is wrong with the other of them."""
+    if config.source != "folder" or not Path(config.root).is_dir():
+        return ()
+    try:
+        load_table(config.classes, config.root)
+    except DataError as error:
+        problems.add(str(error))
+    with contextlib.suppress(DataError):  # told already
+        return find_pairs(config, split).left_out
     return ()
 
 

@@ -74,6 +74,8 @@ def pair_files(folder: Path, skip: bool = False, subfolders: bool = True) -> Fou
 
     Raises DataError that names whatever is alone or ambiguous, without `skip`.
     """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder: {describe_missing(folder)}; {LAYOUT}")
     listings = [_list(folder / part, subfolders) for part in ("images", "masks")]
     faults = [found for found in listings if isinstance(found, str)]
     if faults:
