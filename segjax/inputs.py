@@ -85,13 +85,11 @@ def find_images(pattern: str, output: Path, overlay: bool = False) -> Inputs:
       ConfigError: where a result would replace an image, another result, or a file of the user's.
     """
     root = Path(pattern)
-    if root.is_dir():
-        base, found = root, list_images(root)
-    elif root.exists():
-        base, found = root.parent, Listing([root], [])
+    if root.is_file():
+        base, (files, unused) = root.parent, Listing([root], [])
     else:
-        base, found = _match(pattern)
-    files, unused = _without_results_and_masks(found, base, output)
+        base, found = (root, list_images(root)) if root.is_dir() else _match(pattern)
+        files, unused = _without_results_and_masks(found, base, output)
     if not files:
         told = "".join(f"\n  not used: {line}" for line in some(unused))
         raise DataError(
@@ -146,7 +144,7 @@ def _without_results_and_masks(found: Listing, base: Path, output: Path) -> List
         mask_folder = next((p for p in between if is_mask(p)), None)
         if mask_folder:
             masks[mask_folder].append(path)
-        elif path != base and (is_result(path) or (below and into in path.resolve().parents)):
+        elif is_result(path) or (below and into in path.resolve().parents):
             results.append(path)
         else:
             images.append(path)

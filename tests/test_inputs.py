@@ -87,6 +87,8 @@ def test_nothing_of_the_user_s_is_replaced(photos, tmp_path):
     write(tmp_path / "out" / "a.png", software=SOFTWARE)
     assert is_result(tmp_path / "out" / "a.png") and not is_result(photos / "a.png")
     assert len(find_images(str(photos / "a.png"), tmp_path / "out").files) == 1
+    (own,) = find_images(str(tmp_path / "out" / "a.png"), tmp_path / "again").files
+    assert own == tmp_path / "out" / "a.png"  # named by itself it is meant
 
 
 def test_images_below_the_output_are_images(photos, tmp_path):

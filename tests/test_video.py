@@ -338,6 +338,20 @@ def test_a_video_becomes_a_video_and_a_summary(main, tmp_path, capsys):
     assert f"{summary['output']}: 5 frames, " in capsys.readouterr().out
 
 
+def test_images_become_class_ids_and_what_is_not_used_is_told(main, tmp_path, capsys):
+    for folder in ("images", "masks"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "data" / folder / "a.png"), np.full((*SHAPE, 3), BRIGHT[::-1]))
+    (tmp_path / "data" / "notes.txt").write_text("")
+    main(workdir=tmp_path, input=tmp_path / "data", output=tmp_path / "out", overlay=True,
+         opacity=1.0)  # fmt: skip
+    told = capsys.readouterr().out
+    assert f"not used: {tmp_path}/data/masks: 1 masks of the images beside it\n" in told
+    assert "1 images segmented, 0 skipped, 2 unused: " in told
+    overlay = cv2.imread(str(tmp_path / "out" / "images" / "a_overlay.png"))[..., ::-1]
+    np.testing.assert_array_equal(overlay, np.broadcast_to(TABLE.palette[1], overlay.shape))
+
+
 def test_a_camera_is_a_video_without_an_end(main, tmp_path, monkeypatch):
     source, opened = write_video(tmp_path / "in.mp4", [DARK] * 6), cv2.VideoCapture
     cameras = {7: source}
