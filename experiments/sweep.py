@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from segjax import cli, workdir  # noqa: E402
-from segjax.errors import ConfigError, TrainingError  # noqa: E402
+from segjax.errors import ConfigError, InUseError, TrainingError  # noqa: E402
 from segjax.report import write_json  # noqa: E402
 
 try:
@@ -309,6 +309,10 @@ def objective(sweep: Sweep, trial: optuna.Trial) -> float:
     except optuna.TrialPruned:
         _drop_checkpoints(folder)
         raise
+    except InUseError as error:  # the process that it was taken from lives; its next report ends it
+        resume_later(trial.study, trial)
+        time.sleep(sweep.grace)
+        raise TrainingError(str(error)) from error
     except (ConfigError, TrainingError, jax.errors.JaxRuntimeError) as error:  # the last: memory
         reason = str(error).partition("\n")[0]
         trial.set_user_attr("error", reason)

@@ -75,7 +75,7 @@ def restore(folder: str | Path, checkpoint: str = "best", dtype: str | None = No
     model = models.build(fields, len(table.names))
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
     shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
-    like = {name: shapes[name] for name in ("params", "batch_stats")}
+    like = {name: shapes.get(name, {}) for name in ("params", "batch_stats")}
     checkpoints = Checkpoints(folder, reads_only=True)
     step = checkpoints.find(checkpoint)
     variables = checkpoints.restore_ema(like, step)

@@ -69,6 +69,8 @@ def validate(config: ConfigDict, devices: Parallel) -> None:
         _require(config[field] >= 1, field, config[field], "at least 1")
     for field in ("every_epochs", "batch_size"):
         _require(config.eval[field] >= 1, f"eval.{field}", config.eval[field], "at least 1")
+    minutes = config.checkpoint_minutes
+    _require(minutes >= 0, "checkpoint_minutes", minutes, "at least 0, which is off")
     resolution = config.eval.resolution
     _require(resolution in RESOLUTIONS, "eval.resolution", resolution, f"one of {RESOLUTIONS}")
     size = tuple(config.data.size)

@@ -17,6 +17,7 @@ from segjax.report import write_json
 FREE = {
     "parallel",
     "log_every",
+    "checkpoint_minutes",
     "data.root",
     "data.num_threads",
     "data.cache_gb",
@@ -27,6 +28,7 @@ FREE = {
 
 # Fields that came later, with the values that give what the runs without them were.
 LATER = {
+    "checkpoint_minutes": 0.0,
     "model.norm_epsilon": 1e-5,
     "model.padding": "symmetric",
     "pretrained.path": "",
@@ -40,8 +42,11 @@ LATER = {
 def _read_config(workdir: Path) -> dict:
     config = _read_json(workdir / "config.json")
     for field, value in LATER.items():
-        section, name = field.split(".")
-        config.setdefault(section, {}).setdefault(name, value)
+        *sections, name = field.split(".")
+        section = config
+        for part in sections:
+            section = section.setdefault(part, {})
+        section.setdefault(name, value)
     return config
 
 
@@ -77,54 +82,45 @@ def deciding_fields(config: ConfigDict) -> dict:
     return {name: value for name, value in sorted(fields.items()) if name not in FREE}
 
 
-def open_for_training(workdir: Path, config: ConfigDict, writes: bool = True) -> None:
-    """Makes the directory and, if it `writes` (one process does), config.json.
-
-    Raises ConfigError where the directory cannot be written, or holds checkpoints of another
-    configuration.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / ".writable").touch()
-        (workdir / ".writable").unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"--workdir {workdir} cannot be written ({error.strerror}); choose another"
-        ) from error
-    path = workdir / "config.json"
-    wanted = as_json(config)
-    if path.exists() and any(workdir.glob("checkpoints/*")):
-        held, new = _flatten(_read_config(workdir)), _flatten(wanted)
-        changed = [
-            f"{field} was {held.get(field)!r}, is {new.get(field)!r}"
-            for field in sorted(held.keys() | new.keys())
-            if held.get(field) != new.get(field) and field not in FREE
-        ]
-        if changed:
-            raise ConfigError(
-                f"--workdir {workdir} holds a run of another configuration: {'; '.join(changed)}. "
-                "Choose another --workdir, or give the fields their old values to resume"
-            )
-    if writes:
-        write_json(path, wanted)
+def _holds_checkpoints(workdir: Path) -> bool:
+    return any(workdir.glob("checkpoints/*"))
 
 
-def save_table(
-    workdir: Path, table: LabelTable, pixel_counts: np.ndarray, writes: bool = True
-) -> None:
-    """Writes classes.json, and the training pixels per class, which class weights are made of.
-
-    Raises ConfigError where the directory holds checkpoints that were trained on other data.
-    """
-    if (workdir / "pixel_counts.json").exists() and any(workdir.glob("checkpoints/*")):
-        _, held, counts = load(workdir)
-        if held != table or counts.tolist() != pixel_counts.tolist():
-            raise ConfigError(
-                f"--workdir {workdir} holds a run that was trained on other data: the label table "
-                "or the training pixels differ. Choose another --workdir, or restore the data"
-            )
-    if not writes:
+def require_same_run(workdir: Path, config: ConfigDict) -> None:
+    """Raises ConfigError where the directory holds checkpoints of another configuration."""
+    if not (workdir / "config.json").exists() or not _holds_checkpoints(workdir):
         return
+    held, new = _flatten(_read_config(workdir)), _flatten(as_json(config))
+    changed = [
+        f"{field} was {held.get(field)!r}, is {new.get(field)!r}"
+        for field in sorted(held.keys() | new.keys())
+        if held.get(field) != new.get(field) and field not in FREE
+    ]
+    if changed:
+        raise ConfigError(
+            f"--workdir {workdir} holds a run of another configuration: {'; '.join(changed)}. "
+            "Choose another --workdir, or give the fields their old values to resume"
+        )
+
+
+def require_same_data(workdir: Path, table: LabelTable, pixel_counts: np.ndarray) -> None:
+    """Raises ConfigError where the directory holds checkpoints that saw other data."""
+    if not (workdir / "pixel_counts.json").exists() or not _holds_checkpoints(workdir):
+        return
+    _, held, counts = load(workdir)
+    if held != table or counts.tolist() != pixel_counts.tolist():
+        raise ConfigError(
+            f"--workdir {workdir} holds a run that was trained on other data: the label table "
+            "or the training pixels differ. Choose another --workdir, or restore the data"
+        )
+
+
+def save(workdir: Path, config: ConfigDict, table: LabelTable, pixel_counts: np.ndarray) -> None:
+    """Writes config.json, classes.json and pixel_counts.json.
+
+    pixel_counts: int64 [C], the training split's pixels per class, which class weights are made of.
+    """
+    write_json(workdir / "config.json", as_json(config))
     write_json(workdir / "classes.json", json.loads(table.to_json()))
     counts = dict(zip(table.names, pixel_counts.tolist(), strict=True))
     write_json(workdir / "pixel_counts.json", counts)

@@ -28,10 +28,10 @@ def interrupt_after(monkeypatch, count, number=signal.SIGINT):
     calls = iter(range(1, 1000))
     original = train.Progress.step
 
-    def step(self):
+    def step(self, compiled):
         if next(calls) == count:
             os.kill(os.getpid(), number)
-        original(self)
+        original(self, compiled)
 
     monkeypatch.setattr(train.Progress, "step", step)
 
