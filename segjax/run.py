@@ -160,9 +160,12 @@ class Run:
 
     def diverged(self, what: str, step: int) -> TrainingError:
         """The error for numbers that cannot be trained from."""
+        last = self.checkpoints.latest_step
+        kept = (
+            "nothing is saved yet" if last is None else f"the last good checkpoint is step {last}"
+        )
         return TrainingError(
-            f"{what} at step {step}; the last good checkpoint is step "
-            f"{self.checkpoints.latest_step}. Lower config.optim.learning_rate or "
+            f"{what} at step {step}; {kept}. Lower config.optim.learning_rate or "
             "config.optim.grad_clip (config.gan.learning_rate if it is the discriminator), or use "
             "--config.model.dtype=float32, in another --workdir"
         )
