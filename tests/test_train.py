@@ -39,7 +39,8 @@ def interrupt_after(monkeypatch, count, number=signal.SIGINT):
 def mean_iou_by_hand(folder):
     """Of the best checkpoint's predictions on the validation split, class by class."""
     trained = networks.restore(folder)
-    examples = list(sources.build_source(trained.config.data, "val"))
+    source = sources.build_source(trained.config.data, "val")
+    examples = [source[i] for i in range(len(source))]
     label = np.stack([example["label"] for example in examples])
     logits = trained.network().logits(np.stack([example["image"] for example in examples]))
     prediction = np.asarray(logits).argmax(-1)
