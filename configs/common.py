@@ -17,7 +17,8 @@ def get_config() -> ConfigDict:
     config.parallel = "auto"
     # Steps between two log lines and TensorBoard points.
     config.log_every = 20
-    # The state is saved as often, between evaluations too; 0: at evaluations only.
+    # Between evaluations the state is saved as often (several processes: at the next log line); 0:
+    # at evaluations only.
     config.checkpoint_minutes = 10.0
     config.data = _data()
     config.augment = _augment()

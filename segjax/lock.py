@@ -31,8 +31,8 @@ def hold(folder: Path, devices: Parallel) -> Iterator[None]:
     Where nothing is trained in the end, a folder that was not there is not left behind.
 
     Raises:
-      InUseError: in all processes, where another run trains in it.
-      ConfigError: where it cannot be written.
+      InUseError: where another run trains in it.
+      ConfigError: where it cannot be written, and in all processes but the first for either reason.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     file, error = None, None
@@ -43,7 +43,9 @@ def hold(folder: Path, devices: Parallel) -> Iterator[None]:
             error = caught
     try:
         if devices.any(error is not None):
-            raise error or ConfigError(f"--workdir {folder}: the first process cannot use it")
+            raise error or ConfigError(
+                f"--workdir {folder}: the first process cannot use it; see its message"
+            )
         yield
     finally:
         if file:
@@ -102,10 +104,10 @@ def _release(folder: Path, file: TextIO) -> None:
 
 def _remove_unused(folder: Path, made: list[Path]) -> None:
     """Removes what a start has made that failed, in the data check for example."""
-    if folder not in made or (folder / "config.json").exists():
+    if (folder / "config.json").exists():
         return
-    (folder / "data.json").unlink(missing_ok=True)
-    with suppress(OSError):  # not empty
-        for path in (folder / "checkpoints", *made):
-            if path.exists():
-                path.rmdir()
+    if folder in made:
+        (folder / "data.json").unlink(missing_ok=True)
+    for path in (folder / "checkpoints", *made):
+        with suppress(OSError):  # not there, or not empty
+            path.rmdir()

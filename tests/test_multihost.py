@@ -16,6 +16,8 @@ import pytest
 from ml_collections import ConfigDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from segjax import lock
+from segjax.parallel import Parallel
 from segjax.train import Run
 
 ROOT = Path(__file__).parents[1]
@@ -132,3 +134,15 @@ def test_processes_with_other_numbers_of_devices_are_told_so(tmp_path):
     for i in range(2):
         log = Path(f"{tmp_path}/run_{i}.log").read_text()
         assert "ConfigError: the processes have [1, 2] devices; give all of them as many" in log
+
+
+def test_a_work_directory_in_use_stops_all_processes(tmp_path):
+    start.port = free_port()
+    folder = tmp_path / "run"
+    with lock.hold(folder, Parallel("jit")):
+        processes = [start(folder, "jit", 2, i) for i in range(2)]
+        assert all(process.wait(timeout=120) for process in processes)
+    first, second = (Path(f"{folder}_{i}.log").read_text() for i in range(2))
+    assert f"InUseError: --workdir {folder} is in use by process {os.getpid()} on" in first
+    assert f"ConfigError: --workdir {folder}: the first process cannot use it" in second
+    assert not folder.exists()
