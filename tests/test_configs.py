@@ -79,6 +79,7 @@ def test_a_mistyped_field_is_refused_with_a_suggestion():
         ("batch_size", 6, "config.batch_size is 6; it must be a positive multiple of the 4"),
         ("num_epochs", 0, "config.num_epochs is 0"),
         ("log_every", 0, "config.log_every is 0"),
+        ("checkpoint_minutes", -1.0, "config.checkpoint_minutes is -1.0; it must be at least 0"),
         ("optim.accumulate", 3, "config.optim.accumulate is 3"),
         ("optim.ema_decay", 1.0, "config.optim.ema_decay is 1.0"),
         ("eval.resolution", "full", "config.eval.resolution is 'full'"),

@@ -30,6 +30,7 @@ FIELDS = {
     "batch_size": 8,
     "num_epochs": 2,
     "log_every": 1,
+    "checkpoint_minutes": 0,
     "optim.name": "sgd",
     "optim.learning_rate": 0.02,
 }
@@ -125,6 +126,20 @@ def test_a_signal_to_one_process_saves_and_stops_all(tmp_path):
     (step,) = re.findall(r"stopped at step (\d+), everything is saved", log.read_text())
     run(folder, "jit", 1)
     assert f"at step {step} of 16" in log.read_text() and "step 16/16" in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_is_due_in_one_process_is_saved_by_all(tmp_path, monkeypatch):
+    start.port = free_port()
+    folder = tmp_path / "timed"
+    monkeypatch.setitem(FIELDS, "num_epochs", 1)
+    monkeypatch.setitem(FIELDS, "log_every", 3)
+    processes = [start(folder, "jit", 2, 0)]
+    monkeypatch.setitem(FIELDS, "checkpoint_minutes", 1e-9)
+    processes.append(start(folder, "jit", 2, 1))
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    saved = re.findall(r"saving step (\d+)", Path(f"{folder}_0.log").read_text())
+    assert saved == ["1", "3", "6", "8"]  # at log lines
 
 
 def test_processes_with_other_numbers_of_devices_are_told_so(tmp_path):

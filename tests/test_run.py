@@ -117,7 +117,13 @@ def test_a_killed_run_kept_others_out_and_goes_on_from_between_its_evaluations(
     assert_equal_trees(parts, whole)
     assert history(folder, whole) == history(tmp_path / "whole", whole)
     assert not (folder / "lock").exists()
-    assert networks.restore(folder, "latest").variables["batch_stats"] == {}
+
+    tiny_config.init_from = str(folder)
+    warm = train.Run(tiny_config, tmp_path / "warm")
+    warm.checkpoints.close()
+    best = networks.restore(folder).variables
+    assert best["batch_stats"] == {}
+    assert_equal_trees(warm.start_state.ema, best)
 
 
 @pytest.mark.parametrize(("field", "value"), [("batch_size", 32), ("init_from", "absent")])
