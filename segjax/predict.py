@@ -99,7 +99,7 @@ def predict_file(model: Any, path: Path, out: Path, overlay: bool, probabilities
     from segjax.data.decode import decode_image
 
     try:
-        image = decode_image(path.read_bytes(), str(path))
+        image = decode_image(path.read_bytes(), str(path), model.network.value_range)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
     start = time.perf_counter()

@@ -36,6 +36,7 @@ LATER = {
     "pretrained.channels": "",
     "data.folds": 0,
     "data.fold": 0,
+    "data.value_range": [],
 }
 
 

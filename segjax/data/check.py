@@ -18,8 +18,10 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from segjax import cli
+from segjax.data import values
 from segjax.data.datasets import BINARY_HINT, VOID, LabelTable
-from segjax.data.sources import Source, Subset, build_source, has_split
+from segjax.data.decode import Stored
+from segjax.data.sources import Source, Subset, build_source, has_split, value_range
 from segjax.errors import ConfigError, DataError
 
 MOST_PROBLEMS = 20
@@ -31,7 +33,7 @@ class Report:
 
     pixel_counts: int64 [C]; void_counts: pixels; max_size: the largest (height, width); skipped:
     indices of the examples that cannot be used, and of training images that val or test have too,
-    where `config.on_error` is 'skip'.
+    where `config.on_error` is 'skip'; stored: what image files hold, see `values.Values`.
     """
 
     table: LabelTable
@@ -40,6 +42,7 @@ class Report:
     void_counts: dict[str, int] = field(default_factory=dict)
     max_size: dict[str, tuple[int, int]] = field(default_factory=dict)
     skipped: dict[str, list[int]] = field(default_factory=dict)
+    stored: dict[str, values.Values] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -47,7 +50,7 @@ class _Seen(NamedTuple):
     counts: np.ndarray  # int64 [256], pixels per class id
     size: tuple[int, int]
     digest: bytes
-    turned: bool
+    stored: Stored | None  # None where there are no files
 
 
 def check(
@@ -67,7 +70,7 @@ def check(
     fingerprint = _fingerprint(config, sources)
     report = None if problems else _read_cache(cache, fingerprint)
     if report is None:
-        report = _count(sources, problems, config.on_error == "skip")
+        report = _count(sources, problems, config.on_error == "skip", value_range(config))
         _write_cache(cache, fingerprint, report)
     _judge_missing_classes(report, config.allow_missing_classes)
     return report
@@ -99,6 +102,7 @@ def format_report(report: Report) -> str:
     for split in splits:
         height, width = report.max_size[split]
         lines.append(f"{split}: {report.num_images[split]} images of up to {height}×{width}")
+        lines += values.describe(split, report.stored[split])
     return "\n".join(lines + [f"warning: {warning}" for warning in report.warnings])
 
 
@@ -120,15 +124,17 @@ def _open(config: ConfigDict, splits: Sequence[str]) -> tuple[dict[str, Source],
     return sources, list(dict.fromkeys(problems))  # a missing folder fails every split alike
 
 
-def _count(sources: dict[str, Source], problems: list[str], skip: bool) -> Report:
+def _count(
+    sources: dict[str, Source], problems: list[str], skip: bool, limits: tuple[float, ...]
+) -> Report:
     if not sources:
         _raise(problems)
     report = Report(next(iter(sources.values())).table)
     first_seen: dict[bytes, tuple[str, str]] = {}
     # Training last: of an image that stands in two splits, its copy there is the one to leave out.
     for split, source in sorted(sources.items(), key=lambda item: item[0] == "train"):
-        counts, sizes, blank, turned = np.zeros(256, np.int64), [], [], []
-        unusable = {}
+        counts, sizes, blank = np.zeros(256, np.int64), [], []
+        unusable, census = {}, values.Census(limits)
         for index, (name, seen) in enumerate(_inspect_all(split, source)):
             if len(problems) >= MOST_PROBLEMS:
                 _raise(problems)
@@ -155,8 +161,8 @@ def _count(sources: dict[str, Source], problems: list[str], skip: bool) -> Repor
             sizes.append(seen.size)
             if seen.counts[VOID] == seen.counts.sum():
                 blank.append(name)
-            if seen.turned:
-                turned.append(name)
+            if seen.stored:
+                census.add(name, seen.stored)
         left_out = getattr(source, "left_out", ())
         if left_out and (message := _left_out(left_out)) not in report.warnings:
             report.warnings.append(message)
@@ -164,11 +170,7 @@ def _count(sources: dict[str, Source], problems: list[str], skip: bool) -> Repor
             report.warnings.append(
                 f"{split}: {len(blank)} labels are void throughout, such as {', '.join(blank[:3])}"
             )
-        if turned:
-            report.warnings.append(
-                f"{split}: an EXIF tag turns or mirrors {len(turned)} images, such as "
-                f"{', '.join(turned[:3])}; their masks have to be turned likewise"
-            )
+        report.warnings += census.warnings(split)
         if unusable:
             shown = "\n  ".join(list(unusable.values())[:MOST_PROBLEMS])
             message = f"{split}: {len(unusable)} of {len(source)} images skipped:\n  {shown}"
@@ -176,13 +178,17 @@ def _count(sources: dict[str, Source], problems: list[str], skip: bool) -> Repor
             if len(unusable) == len(source):
                 problems.append(message)
         report.skipped[split] = list(unusable)
+        report.stored[split] = census.values
         report.num_images[split] = len(source) - len(unusable)
         report.pixel_counts[split] = counts[: len(report.table.names)]
         report.void_counts[split] = int(counts[VOID])
         report.max_size[split] = tuple(np.max(sizes, axis=0).tolist()) if sizes else (0, 0)
+    if not limits:
+        too_dark, dark = values.judge(report.stored)
+        problems, report.warnings = problems + too_dark, report.warnings + dark
     if problems:
         _raise(problems)
-    for counted in ("num_images", "pixel_counts", "void_counts", "max_size", "skipped"):
+    for counted in ("num_images", "pixel_counts", "void_counts", "max_size", "skipped", "stored"):
         setattr(report, counted, {split: getattr(report, counted)[split] for split in sources})
     return report
 
@@ -196,13 +202,13 @@ def _inspect_all(split: str, source: Source) -> Iterator[tuple[str, _Seen | str]
     def inspect(index: int) -> tuple[str, _Seen | str]:
         name = source.name(index)
         try:
-            example = source[index]
+            with_files = hasattr(source, "inspect")
+            example, stored = source.inspect(index) if with_files else (source[index], None)
         except DataError as error:
             return name, str(error)
         image, label = example["image"], example["label"]
         digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
-        turned = hasattr(source, "turns_unseen") and source.turns_unseen(index)
-        return name, _Seen(np.bincount(label.ravel(), minlength=256), label.shape, digest, turned)
+        return name, _Seen(np.bincount(label.ravel(), minlength=256), label.shape, digest, stored)
 
     # disable=None: no progress bar unless stderr is a terminal.
     with ThreadPoolExecutor() as pool, tqdm(desc=split, total=len(source), disable=None) as bar:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from segjax.data.decode import SUFFIXES
 from segjax.errors import ConfigError, DataError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 Pair = tuple[Path, Path]  # of an image and its mask
 LAYOUT = "expected ROOT/{train,val,test}/{images,masks}/NAME.* or ROOT/{images,masks}/NAME.*"
 

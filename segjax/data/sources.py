@@ -8,13 +8,16 @@ from typing import Any, Protocol
 from ml_collections import ConfigDict
 
 from segjax.data.datasets import LabelTable, load_table
-from segjax.data.decode import Example, decode_example, turns_unseen
+from segjax.data.decode import Example, Stored, decode_example, inspect_example
 from segjax.data.folders import Pair, folder_pairs, has_folder_split
 from segjax.errors import ConfigError, DataError
 
 
 class Source(Protocol):
-    """A split, by index. `name` says which file or record an example is."""
+    """A split, by index. `name` says which file or record an example is.
+
+    One that decodes files has also `inspect(index)`: the example, and what its file holds.
+    """
 
     table: LabelTable
 
@@ -57,10 +60,16 @@ def build_source(config: ConfigDict, split: str) -> Source:
             )
         case "folder":
             pairs, left_out = folder_pairs(config, split)
-            return FolderSource(load_table(config.classes, config.root), pairs, left_out)
+            table = load_table(config.classes, config.root)
+            return FolderSource(table, pairs, left_out, value_range(config))
         case "tfds":
             return TfdsSource(config, split)
     raise ConfigError(f"config.data.source = {config.source!r}: choose shapes, folder or tfds")
+
+
+def value_range(config: ConfigDict) -> tuple[float, ...]:
+    """`config.data.value_range`; runs of earlier versions have no such field."""
+    return tuple(config.get("value_range", ()))
 
 
 def has_split(config: ConfigDict, split: str) -> bool:
@@ -80,24 +89,28 @@ class FolderSource:
     table: LabelTable
     pairs: tuple[Pair, ...]
     left_out: tuple[str, ...] = ()
+    value_range: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Example:
+        return decode_example(*self._content(index))
+
+    def inspect(self, index: int) -> tuple[Example, Stored]:
+        """See `Source`."""
+        return inspect_example(*self._content(index))
+
+    def _content(self, index: int) -> tuple:
         image, mask = self.pairs[index]
         try:
             contents = image.read_bytes(), mask.read_bytes()
         except OSError as error:
             raise DataError(f"{error}; make {image} and {mask} readable or remove both") from error
-        return decode_example(*contents, self.table, str(image), str(mask))
+        return *contents, self.table, str(image), str(mask), self.value_range
 
     def name(self, index: int) -> str:
         return str(self.pairs[index][0])
-
-    def turns_unseen(self, index: int) -> bool:
-        """See `decode.turns_unseen`."""
-        return turns_unseen(self.pairs[index][0].read_bytes())
 
     def files(self) -> list[Path]:
         return [path for pair in self.pairs for path in pair]
@@ -111,6 +124,7 @@ class TfdsSource:
 
         self.table = load_table(config.classes, config.root)
         self.keys = (config.image_key, config.label_key)
+        self.value_range = value_range(config)
         self.builder = tfds_builder(config.name, config.root)
         self.split = config.splits[split]
         features = list(self.builder.info.features)
@@ -133,8 +147,15 @@ class TfdsSource:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Example:
+        return decode_example(*self._content(index))
+
+    def inspect(self, index: int) -> tuple[Example, Stored]:
+        """See `Source`."""
+        return inspect_example(*self._content(index))
+
+    def _content(self, index: int) -> tuple:
         record, name = self.records[index], self.name(index)
-        return decode_example(*(record[key] for key in self.keys), self.table, name, name)
+        return *(record[key] for key in self.keys), self.table, name, name, self.value_range
 
     def name(self, index: int) -> str:
         return f"{self.builder.name}/{self.split}[{index}]"
