@@ -130,7 +130,11 @@ def test_exif_turns_the_image(root):
     [
         (b"", MASK, r"images/a\.png: an empty file \(0 bytes\); restore"),
         (encoded(IMAGE, "JPEG")[:-200], MASK, r"images/a\.png: damaged JPEG \(\d+ bytes"),
-        (b"not an image", MASK, r"images/a\.png: no image, it begins with b'not an i' \(12 bytes\); what is read is PNG"),
+        (
+            b"not an image",
+            MASK,
+            r"images/a\.png: no image, it begins with b'not an i' \(12 bytes\); what is read is PNG",
+        ),
         (
             encoded(
                 Image.fromarray(IMAGE),
@@ -142,7 +146,11 @@ def test_exif_turns_the_image(root):
             r"images/a\.png: GIF of 2 frames; save each",
         ),
         (IMAGE, b"", r"masks/a\.png: an empty file \(0 bytes\)"),
-        (IMAGE, encoded(MASK)[:-30], r"masks/a\.png: damaged PNG \(\d+ bytes\): (?!.*0x).*; restore"),
+        (
+            IMAGE,
+            encoded(MASK)[:-30],
+            r"masks/a\.png: damaged PNG \(\d+ bytes\): (?!.*0x).*; restore",
+        ),
         (IMAGE, encoded(MASK, "JPEG"), r"masks/a\.png: a mask with JPEG compression, .* PNG"),
         (IMAGE, MASK[:3], r"masks/a\.png: the mask is 3×6 .*a\.png is 4×6; export"),
         (IMAGE, np.full((4, 6), 9, np.uint8), r"masks/a\.png: values .*: 9 \(24 pixels\)"),

@@ -1,6 +1,7 @@
 """TIFF, with what its tags say: https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf."""
 
 import io
+import math
 
 import numpy as np
 from tifffile import TiffFile, TiffPage
@@ -9,8 +10,8 @@ from tifffile.tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC
 from segjax.data.raster import Raster, Refused, check_size, full_scale
 
 EXACT = {
-    *("NONE", "CCITTRLE", "CCITT_T4", "CCITT_T6", "LZW", "DEFLATE", "ADOBE_DEFLATE", "PACKBITS"),
-    *("LZMA", "ZSTD", "PNG"),
+    *("NONE", "CCITTRLE", "CCITTFAX3", "CCITTFAX4", "LZW", "DEFLATE", "ADOBE_DEFLATE", "PACKBITS"),
+    *("LZMA", "ZSTD"),
 }
 GREY = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
 READ = (*GREY, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
@@ -68,7 +69,11 @@ def _judge(page: TiffPage, compression: str) -> None:
                       "save integers or floats")  # fmt: skip
     if page.imagedepth > 1:
         raise Refused(f"of depth {page.imagedepth}; save each plane as a file")
-    if 0 in page.databytecounts:
+    # tifffile fills with zeros what is missing.
+    parts, expected = len(page.dataoffsets), math.prod(page.chunked)
+    if not page.is_contiguous and not parts == len(page.databytecounts) == expected:
+        raise ValueError(f"{parts} of {expected} strips or tiles")
+    if 0 in page.dataoffsets or 0 in page.databytecounts:
         raise Refused("with parts that were never written (sparse); save it whole")
     last = max(a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=True))
     if last > page.parent.filehandle.size:
