@@ -79,6 +79,10 @@ def chunk(data, name, content):
     )
 
 
+def at_byte(at, content, data):
+    return data[:at] + content + data[at + len(content) :]
+
+
 ALPHA, ALPHA16 = 255 - IDS, 65535 - DEEP
 GREY, COLOR = dict(greyscale=True), dict(greyscale=False)
 EXACT = {
@@ -139,6 +143,10 @@ EXACT = {
     "BMP 8, OpenCV": (by_cv2(IDS, ".bmp"), IDS),
     "BMP 8, imagecodecs": (imagecodecs.bmp_encode(IDS), IDS),
     "BMP 8 palette": (by_pil(palette(IDS), "BMP"), IDS),
+    "BMP 8, black and white": (
+        at_byte(46, b"\2", at_byte(58, b"\xff\xff\xff", by_pil(below(1), "BMP"))),
+        below(1),
+    ),
     "BMP 1, Pillow": (by_pil(below(1).astype(bool), "BMP"), below(1)),
     "BMP 24, OpenCV": (by_cv2(repeated(IDS), ".bmp"), repeated(IDS)),
     "BMP 32, OpenCV": (by_cv2(repeated(IDS, ALPHA), ".bmp"), repeated(IDS)),
@@ -171,7 +179,7 @@ EXACT = {
     "PBM as text": (b"P1 9 7 " + bytes(48 + 1 - x for x in below(1).flat), below(1)),
     "PPM, Pillow": (by_pil(repeated(IDS), "PPM"), repeated(IDS)),
     **{
-        f"TIFF {np.dtype(dtype).name}, tifffile": (by_tifffile(DEEP.astype(dtype)), DEEP.astype(dtype))
+        f"TIFF {np.dtype(dtype)}, tifffile": (by_tifffile(DEEP.astype(dtype)), DEEP.astype(dtype))
         for dtype in (np.uint8, np.int8, ">u2", np.int16, np.uint32, np.int32, np.uint64, np.int64)
     },
     "TIFF 8, Pillow": (by_pil(IDS, "TIFF"), IDS),
@@ -234,10 +242,6 @@ def test_a_bitmap_of_4_bits():
     np.testing.assert_array_equal(decode_mask(data, "a", as_colors=True), COLORS[ids])
     seen_by_pillow = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     np.testing.assert_array_equal(seen_by_pillow, COLORS[ids])
-
-
-def at_byte(at, content, data):
-    return data[:at] + content + data[at + len(content) :]
 
 
 REFUSED = {

@@ -207,7 +207,7 @@ def _decode(
     table: LabelTable,
     image_name: str,
     mask_name: str,
-    value_range: tuple[float, ...],
+    value_range: tuple[float, ...] = (),
 ) -> tuple[Example, Raster, Raster]:
     picture, labels = read(image, image_name), read(mask, mask_name)
     pixels = to_rgb(picture, image_name, value_range)

@@ -2,6 +2,7 @@
 
 import io
 import math
+import struct
 
 import numpy as np
 from tifffile import TiffFile, TiffPage
@@ -22,6 +23,9 @@ def read_tiff(data: bytes) -> Raster:
     """One page of one or three bands, or these and alpha, of any integer or floating-point type."""
     with TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
+        (tags,) = struct.unpack_from(file.tiff.tagnoformat, data, page.offset)
+        if len(page.tags) < tags:  # tifffile goes on without those that it cannot read
+            raise ValueError(f"{len(page.tags)} of {tags} tags")
         # Smaller copies and masks of opacity belong to a page and are none themselves.
         own = [p for p in file.pages if not (p.is_reduced or p.is_mask)]
         check_size(page.imagelength, page.imagewidth)
