@@ -10,7 +10,7 @@ import optax
 from ml_collections import ConfigDict
 
 from segjax import adversarial, losses, models, optim, pretrained, state, steps
-from segjax.data import augment, check, pipeline
+from segjax.data import augment, check, pipeline, sources
 from segjax.errors import ConfigError
 from segjax.evaluator import RESOLUTIONS
 from segjax.models import patchgan
@@ -84,9 +84,7 @@ def validate(config: ConfigDict, devices: Parallel) -> None:
         values = tuple(config.model[field])
         positive = field == "mean" or all(value > 0 for value in values)
         _require(len(values) == 3 and positive, f"model.{field}", values, "three numbers, std > 0")
-    limits = tuple(config.data.value_range)
-    ordered = not limits or (len(limits) == 2 and limits[0] < limits[1])
-    _require(ordered, "data.value_range", limits, "empty, or two numbers, the lower one first")
+    sources.value_range(config.data)
     threads, shown = config.data.num_threads, config.eval.num_pictures
     _require(threads >= 1, "data.num_threads", threads, "at least 1")
     _require(shown >= 0, "eval.num_pictures", shown, "at least 0")

@@ -87,6 +87,8 @@ def test_a_mistyped_field_is_refused_with_a_suggestion():
         ("data.size", (32,), "config.data.size is (32,)"),
         ("data.size", (32, 0), "config.data.size is (32, 0)"),
         ("data.size", (32, "x"), "config.data.size is (32, 'x')"),
+        ("data.value_range", (4095, 0), "config.data.value_range is (4095, 0)"),
+        ("data.value_range", (0,), "config.data.value_range is (0,)"),
         ("data.fit", "crop", "config.data.fit is 'crop'"),
         ("augment.scale", (0.0, 1.0), "config.augment.scale is (0.0, 1.0)"),
         ("model.width", 0.6, "config.model.width is 0.6"),

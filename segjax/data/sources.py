@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from segjax.data.datasets import LabelTable, load_table
@@ -68,8 +69,18 @@ def build_source(config: ConfigDict, split: str) -> Source:
 
 
 def value_range(config: ConfigDict) -> tuple[float, ...]:
-    """`config.data.value_range`; runs of earlier versions have no such field."""
-    return tuple(config.get("value_range", ()))
+    """`config.data.value_range`; ConfigError unless it is empty, or two numbers in their order.
+
+    Runs of earlier versions have no such field.
+    """
+    limits = tuple(config.get("value_range", ()))
+    numbers = all(isinstance(x, (int, float)) and np.isfinite(x) for x in limits)
+    if limits and not (numbers and len(limits) == 2 and limits[0] < limits[1]):
+        raise ConfigError(
+            f"config.data.value_range is {limits!r}; it must be empty, or two numbers, the lower "
+            "one first"
+        )
+    return limits
 
 
 def has_split(config: ConfigDict, split: str) -> bool:
