@@ -185,7 +185,7 @@ def _count(
         report.max_size[split] = tuple(np.max(sizes, axis=0).tolist()) if sizes else (0, 0)
     if not limits:
         too_dark, dark = values.judge(report.stored)
-        problems, report.warnings = problems + too_dark, report.warnings + dark
+        problems, report.warnings = too_dark + problems, report.warnings + dark
     if problems:
         _raise(problems)
     for counted in ("num_images", "pixel_counts", "void_counts", "max_size", "skipped", "stored"):

@@ -110,14 +110,15 @@ def to_rgb(image: Raster, where: str, value_range: tuple[float, ...] = ()) -> np
             f"{where}: {image.kind}, with values from {samples.min()} to {samples.max()}; set "
             "config.data.value_range to those that are to become black and white"
         )
-    scaled = _scale(samples, *(value_range or (0, image.largest)), where)
+    scaled = _scale(samples, *(value_range or (0, image.largest)))
     if image.inverted:
         scaled = 255 - scaled
-    turned = _turn(scaled, image.orientation)
-    return np.ascontiguousarray(np.broadcast_to(turned, (*turned.shape[:2], 3)))
+    if scaled.shape[-1] == 1:
+        scaled = np.repeat(scaled, 3, axis=2)
+    return np.ascontiguousarray(_turn(scaled, image.orientation))
 
 
-def _scale(samples: np.ndarray, low: float, high: float, where: str) -> np.ndarray:
+def _scale(samples: np.ndarray, low: float, high: float) -> np.ndarray:
     """Values from low to high to uint8 from 0 to 255, rounded; what lies beyond is clipped."""
     if samples.dtype == np.uint8 and (low, high) == (0, 255):
         return samples

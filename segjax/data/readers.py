@@ -36,7 +36,7 @@ def read_png(data: bytes) -> Raster:
         if b"eXIf" in data:
             image.load()  # it may stand behind the pixels
     else:
-        pixels = np.asarray(image)
+        pixels = np.array(image)
     pixels = pixels.reshape(height, width, -1)[..., :bands]  # without what tRNS made
     if bits < 8:
         pixels = pixels.astype(np.uint8)
