@@ -156,6 +156,20 @@ PAGES = by_tifffile(np.stack([GREY] * 4), photometric="minisblack")
 REFUSED = {
     "pages": (PAGES, "TIFF of 4 pages; save each as a file"),
     "ImageJ": (imagej(3), "TIFF of 3 pages"),
+    "truncated": (
+        by_tifffile(np.stack([GREY] * 3), photometric="minisblack", truncate=True),
+        "TIFF of 3 pages",
+    ),
+    "compression": (
+        by_tifffile(GREY, compression="jpegxl").replace(
+            b"\x03\x01\x03\0\1\0\0\0\x52\xc3", b"\x03\x01\x03\0\1\0\0\0\x09\0"
+        ),
+        "TIFF with compression JBIG_BW; save",
+    ),
+    "JPEG of 12 bits": (
+        imagecodecs.jpeg8_encode(GREY16 >> 4, bitspersample=12),
+        "JPEG whose samples have not 8 bits",
+    ),
     "untagged": (untagged(), r"TIFF of 4 bands \(RGB.*UNASSALPHA"),
     "unspecified": (rgba("unspecified"), r"TIFF of 4 bands \(RGB, UNSPECIFIED\)"),
     "multiplied": (rgba("assocalpha"), "multiplied by alpha .ASSOCALPHA"),

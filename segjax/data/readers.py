@@ -55,7 +55,12 @@ def read_png(data: bytes) -> Raster:
 
 def read_jpeg(data: bytes) -> Raster:
     """8 bits; CMYK becomes RGB. Of several pictures (MPO) the first, which is the photograph."""
-    image = JpegImageFile(io.BytesIO(data))
+    try:
+        image = JpegImageFile(io.BytesIO(data))
+    except SyntaxError as error:  # Pillow's own
+        if "-bit" in str(error):
+            raise Refused("whose samples have not 8 bits; save it as PNG or TIFF") from error
+        raise
     check_size(image.height, image.width)
     color = cv2.IMREAD_GRAYSCALE if image.mode == "L" else cv2.IMREAD_COLOR_RGB
     flags = color | cv2.IMREAD_IGNORE_ORIENTATION

@@ -2,11 +2,12 @@
 
 import io
 import math
+import re
 import struct
 
 import numpy as np
 from tifffile import TiffFile, TiffPage
-from tifffile.tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC
+from tifffile.tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TIFF
 
 from segjax.data.raster import Raster, Refused, check_size, full_scale
 
@@ -29,9 +30,7 @@ def read_tiff(data: bytes) -> Raster:
         # Smaller copies and masks of opacity belong to a page and are none themselves.
         own = [p for p in file.pages if not (p.is_reduced or p.is_mask)]
         check_size(page.imagelength, page.imagewidth)
-        # ImageJ stores many images behind a single page.
-        count = max(len(own), file.series[0].size // max(page.size, 1))
-        if count > 1:
+        if (count := max(len(own), _images_behind(page))) > 1:
             raise Refused(f"of {count} pages; save each as a file")
         if not own:
             raise Refused("whose first page is a thumbnail; save the image itself")
@@ -58,6 +57,18 @@ def read_tiff(data: bytes) -> Raster:
     )
 
 
+def _images_behind(page: TiffPage) -> int:
+    """How many images stand behind a single page, as ImageJ and tifffile write them.
+
+    By the description alone: tifffile's `series` would open other files that it names.
+    """
+    if images := re.search(r"^images=(\d+)", page.imagej_description or "", re.MULTILINE):
+        return int(images[1])
+    if shape := re.search(r"shape\W+([\d, ]+)", page.shaped_description or ""):
+        return math.prod(map(int, re.findall(r"\d+", shape[1]))) // max(page.size, 1)
+    return 1
+
+
 def _judge(page: TiffPage, compression: str) -> None:
     """Raises for what has more than one meaning, before anything is decoded."""
     is_jpeg = compression == "JPEG" and page.photometric == PHOTOMETRIC.YCBCR  # becomes RGB
@@ -71,6 +82,8 @@ def _judge(page: TiffPage, compression: str) -> None:
     ):
         raise Refused(f"with samples of {page.bitspersample} bits and format {page.sampleformat}; "
                       "save integers or floats")  # fmt: skip
+    if page.compression not in TIFF.DECOMPRESSORS:
+        raise Refused(f"with compression {compression}; save it with LZW, or without")
     if page.imagedepth > 1:
         raise Refused(f"of depth {page.imagedepth}; save each plane as a file")
     # tifffile fills with zeros what is missing.
