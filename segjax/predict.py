@@ -153,6 +153,11 @@ def predict_video(
     from segjax.report import write_json
     from segjax.video import segment_video
 
+    if model.network.value_range:
+        raise ConfigError(
+            f"--input {source}: the network was trained with config.data.value_range = "
+            f"{model.network.value_range}, and a video has 8 bits; give its frames as images"
+        )
     name = f"camera{source}" if source.isdecimal() else Path(source).stem
     result = output / f"{name}.mp4"
     if result.resolve() == Path(source).resolve():

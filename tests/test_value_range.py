@@ -107,6 +107,12 @@ def test_training_and_prediction_read_the_same_pixels(tmp_path):
     assert export.metadata(trained)["value_range"] == [95, 4000]
 
 
+def test_a_video_is_refused_where_files_of_other_values_were_trained_on(tmp_path):
+    network = networks.Network(None, TABLE, (32, 32), resizes=True, value_range=(0, 4095))
+    with pytest.raises(ConfigError, match=r"value_range = \(0, 4095\), and a video has 8 bits"):
+        predict.predict_video(SimpleNamespace(network=network), "a.mp4", tmp_path)
+
+
 def test_an_exported_file_says_its_range_and_older_ones_have_none(tmp_path, monkeypatch):
     metadata = {"table": json.loads(TABLE.to_json()), "size": [32, 32], "fit": "pad"}
     with zipfile.ZipFile(tmp_path / "a.zip", "w"):
