@@ -11,6 +11,7 @@ import tifffile
 from PIL import Image
 from test_masks import at_byte, by_cv2, by_pil, by_pypng, by_tifffile, palette
 
+from segjax.data import decode
 from segjax.data.datasets import LabelTable
 from segjax.data.decode import decode_image, inspect_example
 from segjax.errors import DataError
@@ -46,10 +47,12 @@ def imagej(count):
     return buffer.getvalue()
 
 
-def with_overview():
+def with_overview(*, thumbnail_first=False):
     """A GeoTIFF: the image, a smaller copy, and a mask of opacity."""
     buffer = io.BytesIO()
     with tifffile.TiffWriter(buffer) as file:
+        if thumbnail_first:
+            file.write(RGB[::3, ::3], photometric="rgb", subfiletype=1)
         file.write(RGB, photometric="rgb")
         file.write(RGB[::2, ::2], photometric="rgb", subfiletype=1)
         file.write(GREY > 9, photometric="mask", subfiletype=4)
@@ -94,6 +97,7 @@ EXACT = {
     "TIFF palette": (by_pil(palette(GREY), "TIFF"), np.asarray(palette(GREY).convert("RGB"))),
     "BigTIFF": (by_tifffile(RGB, photometric="rgb", bigtiff=True), RGB),
     "GeoTIFF": (with_overview(), RGB),
+    "TIFF, thumbnail first": (with_overview(thumbnail_first=True), RGB),
     "ImageJ": (imagej(1), grey(GREY)),
     "PNG 16": (by_cv2(DEEP[..., ::-1], ".png"), BY_257),
     "PNG 16 alpha": (imagecodecs.png_encode(np.dstack([DEEP, GREY16])), BY_257),
@@ -154,6 +158,7 @@ def test_a_tiff_of_jpeg_in_its_own_colours():
 
 PAGES = by_tifffile(np.stack([GREY] * 4), photometric="minisblack")
 REFUSED = {
+    "thumbnail": (by_tifffile(GREY, subfiletype=1), "TIFF of thumbnails and masks only"),
     "pages": (PAGES, "TIFF of 4 pages; save each as a file"),
     "ImageJ": (imagej(3), "TIFF of 3 pages"),
     "truncated": (
@@ -290,3 +295,12 @@ def test_a_tag_that_turns_the_image_alone_is_seen(kind, image, mask, turned):
     example, stored = inspect_example(*files, LabelTable.of_names(["a", "b"]), "i", "m")
     assert stored.turned == turned
     assert example["label"].shape == (7, 9)
+
+
+def test_what_memory_does_not_hold_is_told_so(monkeypatch):
+    def exhausted(data):
+        raise MemoryError
+
+    monkeypatch.setattr(decode, "_find", lambda data: ("PNG", exhausted))
+    with pytest.raises(DataError, match=r"^a: PNG too large for memory; cut it into tiles"):
+        decode.decode_image(b"x", "a")

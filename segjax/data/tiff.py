@@ -23,17 +23,17 @@ ORIENTATION = 274
 def read_tiff(data: bytes) -> Raster:
     """One page of one or three bands, or these and alpha, of any integer or floating-point type."""
     with TiffFile(io.BytesIO(data)) as file:
-        page = file.pages.first
+        # Smaller copies and masks of opacity belong to a page and are none themselves.
+        own = [page for page in file.pages if not (page.is_reduced or page.is_mask)]
+        if not own:
+            raise Refused("of thumbnails and masks only; save the image itself")
+        page = own[0]
         (tags,) = struct.unpack_from(file.tiff.tagnoformat, data, page.offset)
         if len(page.tags) < tags:  # tifffile goes on without those that it cannot read
             raise ValueError(f"{len(page.tags)} of {tags} tags")
-        # Smaller copies and masks of opacity belong to a page and are none themselves.
-        own = [p for p in file.pages if not (p.is_reduced or p.is_mask)]
         check_size(page.imagelength, page.imagewidth)
         if (count := max(len(own), _images_behind(page))) > 1:
             raise Refused(f"of {count} pages; save each as a file")
-        if not own:
-            raise Refused("whose first page is a thumbnail; save the image itself")
         compression = _name(COMPRESSION, page.compression)
         _judge(page, compression)
         # To [planes, H, W, bands], of which planes or bands is 1.
