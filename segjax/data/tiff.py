@@ -25,6 +25,8 @@ def read_tiff(data: bytes) -> Raster:
     with TiffFile(io.BytesIO(data)) as file:
         # Smaller copies and masks of opacity belong to a page and are none themselves.
         own = [page for page in file.pages if not (page.is_reduced or page.is_mask)]
+        if not file.pages:
+            raise ValueError("no page")
         if not own:
             raise Refused("of thumbnails and masks only; save the image itself")
         page = own[0]
