@@ -51,6 +51,10 @@ def test_sixteen_bits_that_are_hardly_used_stop_training_with_advice(tmp_path, h
     # What was trained is scored: the range can no longer be changed.
     (warning,) = check(config_of(tmp_path), splits=("val",)).warnings
     assert warning.startswith(f"val: images of up to 65535 hold no value above {highest // 2}")
+    # So does a run of before there was such a field go on.
+    cache = tmp_path / "data.json"
+    cache.write_text("{}")
+    assert len(check(config_of(tmp_path), cache=cache).warnings) == 2
     for silent in ((0, advice), (0, 65535)):
         assert check(config_of(tmp_path, value_range=silent)).warnings == []
 

@@ -70,7 +70,10 @@ def check(
     fingerprint = _fingerprint(config, sources)
     report = None if problems else _read_cache(cache, fingerprint)
     if report is None:
-        report = _count(sources, problems, config.on_error == "skip", value_range(config))
+        # What was trained before there was a value_range goes on without one.
+        stops = "train" in splits and not (cache and cache.is_file())
+        skip, limits = config.on_error == "skip", value_range(config)
+        report = _count(sources, problems, skip, limits, stops)
         _write_cache(cache, fingerprint, report)
     _judge_missing_classes(report, config.allow_missing_classes)
     return report
@@ -125,7 +128,11 @@ def _open(config: ConfigDict, splits: Sequence[str]) -> tuple[dict[str, Source],
 
 
 def _count(
-    sources: dict[str, Source], problems: list[str], skip: bool, limits: tuple[float, ...]
+    sources: dict[str, Source],
+    problems: list[str],
+    skip: bool,
+    limits: tuple[float, ...],
+    stops: bool,
 ) -> Report:
     if not sources:
         _raise(problems)
@@ -184,7 +191,7 @@ def _count(
         report.void_counts[split] = int(counts[VOID])
         report.max_size[split] = tuple(np.max(sizes, axis=0).tolist()) if sizes else (0, 0)
     if not limits:
-        too_dark, dark = values.judge(report.stored)
+        too_dark, dark = values.judge(report.stored, stops)
         problems, report.warnings = too_dark + problems, report.warnings + dark
     if problems:
         _raise(problems)

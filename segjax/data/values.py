@@ -55,11 +55,11 @@ def describe(split: str, values: Values) -> list[str]:
     ]
 
 
-def judge(splits: dict[str, Values]) -> tuple[list[str], list[str]]:
+def judge(splits: dict[str, Values], stops: bool) -> tuple[list[str], list[str]]:
     """Problems and warnings where images are dark because no `config.data.value_range` was given.
 
-    Sixteen bits of which less than half are used are a problem before training, where the network
-    would see a few of their levels; all others may just be dark.
+    Sixteen bits of which less than half are used are a problem if it `stops`, before training: the
+    network would see a few of their levels. All others may just be dark.
     """
     problems, warnings = [], []
     found = [item for values in splits.values() for item in values.values()]
@@ -74,7 +74,7 @@ def judge(splits: dict[str, Values]) -> tuple[list[str], list[str]]:
                 f"{split}: images of up to {largest} hold no value above {max(highs)}, and would "
                 f"be dark; set config.data.value_range={advice}, or 0,{largest} to keep them so"
             )
-            (problems if deep and "train" in splits else warnings).append(message)
+            (problems if deep and stops else warnings).append(message)
     return problems, warnings
 
 
