@@ -17,6 +17,9 @@ def get_config() -> ConfigDict:
     config.parallel = "auto"
     # Steps between two log lines and TensorBoard points.
     config.log_every = 20
+    # Between evaluations the state is saved as often (several processes: at the next log line); 0:
+    # at evaluations only.
+    config.checkpoint_minutes = 10.0
     config.data = _data()
     config.augment = _augment()
     config.model = _model()
@@ -84,6 +87,9 @@ def _data() -> ConfigDict:
     # An image or mask that cannot be used, or has no partner, or a training image that is in val or
     # test too: raise, or skip it, counted and named.
     data.on_error = "raise"
+    # The two stored values that become black and white, such as (0, 4095) for 12 bits in 16; what
+    # lies beyond is clipped. () takes those of the files' type: 0 and 255, 0 and 65535.
+    data.value_range = ()
     data.num_threads = 8
     # Decoded examples are kept in memory if a split takes no more than this.
     data.cache_gb = 4.0

@@ -22,7 +22,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,8 +38,8 @@ from ml_collections import ConfigDict
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from segjax import cli, workdir  # noqa: E402
-from segjax.errors import ConfigError, TrainingError  # noqa: E402
+from segjax import cli, processor, workdir  # noqa: E402
+from segjax.errors import ConfigError, InUseError, TrainingError  # noqa: E402
 from segjax.report import write_json  # noqa: E402
 
 try:
@@ -223,32 +223,39 @@ def open_study(sweep: Sweep) -> Iterator[optuna.Study]:
     """
     sweep.folder.mkdir(parents=True, exist_ok=True)
     url = sweep.storage or f"sqlite:///{sweep.folder / 'study.db'}"
-    waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    try:
-        with alone(sweep.folder), warnings.catch_warnings():
-            # "Experimental" since Optuna 2.9, and what tells a dead process from a slow one.
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = optuna.storages.RDBStorage(
-                url,
-                engine_kwargs=waiting,
-                heartbeat_interval=max(1, sweep.grace // 4),
-                grace_period=sweep.grace,
-                heartbeat_stale_trial_callback=take_over,
-            )
-            study = optuna.create_study(
-                storage=storage,
-                study_name=sweep.folder.resolve().name,
-                direction="maximize",
-                load_if_exists=True,
-                sampler=PerTrialSampler(sweep.seed),
-                pruner=None if sweep.prune else optuna.pruners.NopPruner(),  # None: MedianPruner
-            )
-            _require_same(sweep, study)
-    except (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{url} cannot be opened ({reason}); correct --storage") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            with alone(sweep.folder), warnings.catch_warnings():
+                # "Experimental" since Optuna 2.9, and what tells a dead process from a slow one.
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                storage = stack.enter_context(_storage(url, sweep.grace))
+                study = optuna.create_study(
+                    storage=storage,
+                    study_name=sweep.folder.resolve().name,
+                    direction="maximize",
+                    load_if_exists=True,
+                    sampler=PerTrialSampler(sweep.seed),
+                    # None: MedianPruner
+                    pruner=None if sweep.prune else optuna.pruners.NopPruner(),
+                )
+                _require_same(sweep, study)
+        except (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"{url} cannot be opened ({reason}); correct --storage") from error
         yield study
+
+
+@contextmanager
+def _storage(url: str, grace: int) -> Iterator[optuna.storages.RDBStorage]:
+    storage = optuna.storages.RDBStorage(
+        url,
+        engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {},
+        heartbeat_interval=max(1, grace // 4),
+        grace_period=grace,
+        heartbeat_stale_trial_callback=take_over,
+    )
+    try:
+        yield storage
     finally:
         storage.remove_session()
         storage.engine.dispose()
@@ -302,6 +309,10 @@ def objective(sweep: Sweep, trial: optuna.Trial) -> float:
     except optuna.TrialPruned:
         _drop_checkpoints(folder)
         raise
+    except InUseError as error:  # the process that it was taken from lives; its next report ends it
+        resume_later(trial.study, trial)
+        time.sleep(sweep.grace)
+        raise TrainingError(str(error)) from error
     except (ConfigError, TrainingError, jax.errors.JaxRuntimeError) as error:  # the last: memory
         reason = str(error).partition("\n")[0]
         trial.set_user_attr("error", reason)
@@ -528,6 +539,7 @@ def main() -> None:
     logging.getLogger("segjax").setLevel(logging.WARNING)
     log.setLevel(logging.INFO)
     check(sweep)
+    processor.use_kept_memory()
     best = run(sweep)
     found = (
         f"mIoU {best['mean_iou']:.4f}, trial {best['trial']}: {best['flags']}" if best else "none"

@@ -5,6 +5,7 @@ as JSON. It holds no code, and can be restored on any number of devices. With a 
 that as one more item: what reads the segmenter need not know.
 """
 
+import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,16 +17,17 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from segjax.errors import DataError, TrainingError
-from segjax.state import DiscriminatorState, GanState, TrainState
+from segjax.state import DiscriminatorState, GanState, TrainState, items
 
 METRIC = "mean_iou"
+UNSCORED = -1.0  # below every mIoU; Orbax never removes a step without a metric
 State = TypeVar("State", TrainState, GanState)
 
 
 def _score(metrics: dict[str, float] | None) -> float:
     # Orbax would let NaN evict the true best.
-    value = (metrics or {}).get(METRIC, -1.0)
-    return value if math.isfinite(value) else -1.0
+    value = (metrics or {}).get(METRIC, UNSCORED)
+    return value if math.isfinite(value) else UNSCORED
 
 
 class Checkpoints:
@@ -78,38 +80,42 @@ class Checkpoints:
         return step
 
     def save(
-        self, state: TrainState | GanState, progress: dict[str, Any], mean_iou: float = -1.0
+        self,
+        state: TrainState | GanState,
+        progress: dict[str, Any],
+        mean_iou: float | None = None,
     ) -> None:
-        """Saves host arrays, in the background; a step that is already there is left as it is.
+        """Saves host arrays, in the background, which later changes of `progress` do not reach.
 
-        mean_iou: of the validation split at this step; -1 if it was not evaluated.
+        mean_iou: of the validation split at this step; None if it was not evaluated. Such a step is
+          the best only while none was.
         """
         step = int(state.step)
-        if step == self.latest_step:
-            return
-        arguments = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
+        arguments = {name: ocp.args.StandardSave(item) for name, item in _filled(state).items()}
         with self._writing():
             saved = self._manager.save(
                 step,
-                args=ocp.args.Composite(**arguments, progress=ocp.args.JsonSave(progress)),
-                metrics={METRIC: _score({METRIC: mean_iou})},
+                args=ocp.args.Composite(
+                    **arguments, progress=ocp.args.JsonSave(copy.deepcopy(progress))
+                ),
+                metrics={METRIC: UNSCORED if mean_iou is None else _score({METRIC: mean_iou})},
             )
         if not saved:
             raise DataError(
-                f"{self.folder}: step {step} was not saved, a later step {self.latest_step} is "
-                "there; use another --workdir"
+                f"{self.folder}: step {step} was not saved, step {self.latest_step} is there; use "
+                "another --workdir"
             )
 
     def restore(self, like: State, step: int) -> tuple[State, dict[str, Any]]:
         """State and progress of a step; `like` gives structure, shapes and dtypes."""
-        arguments = {name: _restore_like(item) for name, item in _items(like).items()}
+        arguments = {name: _restore_like(item) for name, item in _filled(like).items()}
         found = self._restore(step, arguments | {"progress": ocp.args.JsonRestore()})
-        items = {name: found[name] for name in arguments}
-        discriminator = items.pop("discriminator", None)
-        restored = TrainState(**items)
+        restored = items(like) | {name: found[name] for name in arguments}
+        discriminator = restored.pop("discriminator", None)
+        state = TrainState(**restored)
         if discriminator:
-            restored = GanState(restored, DiscriminatorState(**discriminator))
-        return restored, found["progress"]
+            state = GanState(state, DiscriminatorState(**discriminator))
+        return state, found["progress"]
 
     def restore_ema(self, like: dict[str, Any], step: int) -> dict[str, Any]:
         """Only the averaged variables of a step: what evaluation, prediction and export need."""
@@ -145,10 +151,9 @@ class Checkpoints:
             ) from error
 
 
-def _items(state: TrainState | GanState) -> dict[str, Any]:
-    if isinstance(state, GanState):
-        return {**_items(state.generator), "discriminator": vars(state.discriminator)}
-    return vars(state)
+def _filled(state: TrainState | GanState) -> dict[str, Any]:
+    # Orbax takes no empty ones: the batch statistics of a network that has none.
+    return {name: item for name, item in items(state).items() if jax.tree.leaves(item)}
 
 
 def _restore_like(tree: Any) -> ocp.args.StandardRestore:

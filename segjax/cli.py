@@ -187,7 +187,6 @@ def run(main: Callable[[], None]) -> None:
 
     def wrapped(_: Sequence[str]) -> None:
         processor.start_anew(main.__code__.co_filename)
-        processor.use_kept_memory()
         _set_up_logging()
         several = "multihost" in FLAGS and FLAGS.multihost
         if "multihost" in FLAGS and not several and FLAGS.coordinator:

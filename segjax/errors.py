@@ -11,6 +11,10 @@ class ConfigError(SegjaxError):
     """A field of the configuration, or a combination of fields, that cannot work."""
 
 
+class InUseError(ConfigError):
+    """A work directory that another run trains in."""
+
+
 class DataError(SegjaxError):
     """A file, a folder, a mask or a dataset that is missing or not what it should be."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from segjax import cli
+from segjax import cli, processor
 from segjax.errors import ConfigError
 
 SPLITS = ("train", "val", "test")
@@ -91,6 +91,7 @@ def main() -> None:
     values = flags.FLAGS
     if not values.workdir:
         raise ConfigError("--workdir is missing; give the folder of a trained run")
+    processor.use_kept_memory()
     report = evaluate_run(
         Path(values.workdir),
         values.split,

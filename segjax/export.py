@@ -8,7 +8,8 @@ StableHLO and ONNX files are programs: in goes `image`, uint8 [batch, height, wi
 come `label`, uint8 [batch, height, width], and `probabilities`, float32 [batch, height, width,
 classes]. Normalisation and padding are inside. StableHLO takes any height and width; ONNX those
 that the network was trained on, and any batch. A run that resizes its images was trained on `size`
-in the metadata: stretch them to it.
+in the metadata: stretch them to it. If `value_range` in the metadata is not empty, its two numbers
+of what image files hold become 0 and 255, and what lies beyond is clipped, before all that.
 
 `segjax.predict --model FILE` does that, and takes either program in place of a run. A safetensors
 file holds the weights alone, for PyTorch: those of the network that its metadata name.
@@ -66,6 +67,7 @@ def metadata(trained: "Trained") -> dict[str, Any]:
         "table": json.loads(trained.table.to_json()),
         "size": config["data"]["size"],
         "fit": config["data"]["fit"],
+        "value_range": config["data"]["value_range"],
         "mean": config["model"]["mean"],
         "std": config["model"]["std"],
         "step": trained.step,

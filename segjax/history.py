@@ -19,11 +19,13 @@ class Totals:
 
     def add(self, metrics: dict[str, Any]) -> None:
         """Adds one step's `loss`, `confusion` and, where there is a discriminator, `gan`."""
+        for name, value in metrics.get("gan", {}).items():
+            # Not what a checkpoint of an earlier version lacks: its mean would be of a few steps.
+            if name in self.gan or not self.steps:
+                self.gan[name] = self.gan.get(name, 0.0) + float(value)
         self.loss += float(metrics["loss"])
         self.steps += 1
         self.confusion = self.confusion + metrics["confusion"].astype(np.int64)
-        for name, value in metrics.get("gan", {}).items():
-            self.gan[name] = self.gan.get(name, 0.0) + float(value)
 
     def scores(self) -> dict[str, float]:
         """Means of the steps: loss, accuracy, mean_iou, and gan/… with a discriminator."""

@@ -8,7 +8,7 @@ A work directory that holds a checkpoint of the same configuration is resumed fr
 
 from absl import flags
 
-from segjax import cli
+from segjax import cli, processor
 
 cli.define_config()
 cli.define_multihost()
@@ -23,6 +23,7 @@ def main() -> None:
     workdir = _WORKDIR.value or f"runs/{cli.config_name()}"
     from segjax import train  # late: JAX takes seconds to import, --help should not
 
+    processor.use_kept_memory()
     train.train_and_evaluate(config, workdir)
 
 

@@ -36,6 +36,7 @@ class Network(NamedTuple):
     size: h and w that it was trained on.
     resizes: images are stretched to `size`; otherwise they keep their pixels.
     fixed_size: it takes no other (ONNX).
+    value_range: what files hold to what it takes, see `decode.decode_image`.
     """
 
     logits: Callable[[Any], Any]
@@ -43,6 +44,7 @@ class Network(NamedTuple):
     size: tuple[int, int]
     resizes: bool
     fixed_size: bool = False
+    value_range: tuple[float, ...] = ()
 
 
 class Trained(NamedTuple):
@@ -61,7 +63,13 @@ class Trained(NamedTuple):
     def network(self) -> Network:
         """The function, compiled, with what prediction has to know."""
         data = self.config.data
-        return Network(jax.jit(self.logits), self.table, tuple(data.size), data.fit == "resize")
+        return Network(
+            jax.jit(self.logits),
+            self.table,
+            tuple(data.size),
+            data.fit == "resize",
+            value_range=tuple(data.value_range),
+        )
 
 
 def restore(folder: str | Path, checkpoint: str = "best", dtype: str | None = None) -> Trained:
@@ -75,7 +83,7 @@ def restore(folder: str | Path, checkpoint: str = "best", dtype: str | None = No
     model = models.build(fields, len(table.names))
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
     shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
-    like = {name: shapes[name] for name in ("params", "batch_stats")}
+    like = {name: shapes.get(name, {}) for name in ("params", "batch_stats")}
     checkpoints = Checkpoints(folder, reads_only=True)
     step = checkpoints.find(checkpoint)
     variables = checkpoints.restore_ema(like, step)
@@ -100,6 +108,7 @@ def read_file(path: str | Path) -> tuple[Network, dict[str, Any]]:
         probabilities, metadata = (_read_onnx if is_onnx else _read_stablehlo)(Path(path))
         table = LabelTable.from_json(json.dumps(metadata["table"]), str(path))
         size, resizes = tuple(metadata["size"]), metadata["fit"] == "resize"
+        value_range = tuple(metadata.get("value_range", ()))  # files of version 0.1 have none
     except DAMAGES as error:
         reason = f"{error}".partition("\n")[0] or type(error).__name__
         raise DataError(f"{path} is not a file that segjax.export wrote ({reason})") from error
@@ -108,8 +117,8 @@ def read_file(path: str | Path) -> tuple[Network, dict[str, Any]]:
         # But for a constant in every pixel, which moves no class and no average over pixels.
         return jnp.log(jnp.maximum(probabilities(images), SMALLEST))
 
-    network = Network(logits if is_onnx else jax.jit(logits), table, size, resizes, is_onnx)
-    return network, metadata
+    compiled = logits if is_onnx else jax.jit(logits)
+    return Network(compiled, table, size, resizes, is_onnx, value_range), metadata
 
 
 def _read_stablehlo(path: Path) -> tuple[Callable[[Any], Any], dict[str, Any]]:

@@ -66,7 +66,7 @@ def predict_file(
     from segjax.data.decode import decode_image
 
     try:
-        image = decode_image(path.read_bytes(), str(path))
+        image = decode_image(path.read_bytes(), str(path), model.network.value_range)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
     start = time.perf_counter()
@@ -150,6 +150,11 @@ def predict_video(
     from segjax.report import write_json
     from segjax.video import segment_video
 
+    if model.network.value_range:
+        raise ConfigError(
+            f"--input {source}: the network was trained with config.data.value_range = "
+            f"{model.network.value_range}, and a video has 8 bits; give its frames as images"
+        )
     result = output / f"{inputs.name_of(source)}.mp4"
     if result.resolve() == Path(source).resolve():
         raise ConfigError(f"--output {output} would replace the video; choose another folder")

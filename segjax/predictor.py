@@ -4,6 +4,9 @@
     label = model.label(image)  # image: uint8 [H, W, 3] RGB
     picture = model.overlay(image, label)
 
+Files of other kinds become such images as in training, `config.data.value_range` included, by
+`decode.decode_image(path.read_bytes(), str(path), model.network.value_range)`.
+
 One compiled function serves every image. A run that resizes its images gets the whole image at the
 size it was trained on; one that keeps their pixels gets tiles of that size, blended where they
 overlap (Gaussian weights as in nnU-Net: Isensee et al., Nature Methods 2021). The scores of a band

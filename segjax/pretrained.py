@@ -113,7 +113,7 @@ def load(
     _require_same_shapes(path, loaded, target)
     log.info("%s", _table(path, source, loaded, dropped, new))
     filled = {name: jnp.asarray(loaded.get(name, value)) for name, value in target.items()}
-    return unflatten_dict(filled, sep="/")
+    return like | unflatten_dict(filled, sep="/")  # an empty collection has no variable
 
 
 def with_three_channels(path: Path, kernel: np.ndarray, how: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What the terminal shows while training: a live line in a terminal, plain lines elsewhere."""
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -38,28 +39,39 @@ class Progress:
 
     def pause(self) -> None:
         """Starts the clock anew, after an evaluation or a checkpoint."""
+        self._bar.unpause()
         self._reset()
 
-    def step(self) -> None:
-        """Counts one step."""
-        self._steps += 1
+    def step(self, compiled: bool = False) -> None:
+        """Counts one step; one that was compiled first says nothing about the rate."""
+        if compiled:
+            self.pause()
+        else:
+            self._steps += 1
         self._bar.update()
 
     def show(self, step: int, loss: float, accuracy: float) -> dict[str, float]:
-        """Prints the state of things, and returns images/s and the data-wait share since last."""
+        """Prints the state of things, and returns images/s and the data-wait share since last.
+
+        Both are NaN where there was no step but one that was compiled first.
+        """
         seconds = max(time.perf_counter() - self._since, 1e-9)
-        rate = self._steps * self.batch_size / seconds
-        waiting = self._waited / seconds
+        rate = self._steps * self.batch_size / seconds if self._steps else math.nan
+        waiting = self._waited / seconds if self._steps else math.nan
         epoch = -(-step // self.steps_per_epoch)
         self._bar.set_description(f"epoch {epoch}")
-        self._bar.set_postfix_str(f"loss {loss:.4f}, {rate:.1f} images/s")
+        self._bar.set_postfix_str(f"loss {loss:.4f}" + f", {rate:.1f} images/s" * bool(self._steps))
         if self._bar.disable:
-            left = (self.total_steps - step) * self.batch_size / rate if rate else 0.0
+            speed = ""
+            if self._steps:
+                left = (self.total_steps - step) * self.batch_size / rate
+                speed = (
+                    f"  {rate:.1f} images/s  waiting for data {100 * waiting:.0f} %  ETA "
+                    f"{tqdm.format_interval(left)}"
+                )
             log.info(
-                "step %d/%d  epoch %d  loss %.4f  accuracy %.3f  %.1f images/s  waiting for data "
-                "%.0f %%  ETA %s",
-                *(step, self.total_steps, epoch, loss, accuracy, rate, 100 * waiting),
-                tqdm.format_interval(left),
+                "step %d/%d  epoch %d  loss %.4f  accuracy %.3f%s",
+                *(step, self.total_steps, epoch, loss, accuracy, speed),
             )
         self._reset()
         return {"images_per_s": rate, "data_wait": waiting}

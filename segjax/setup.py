@@ -10,7 +10,7 @@ import optax
 from ml_collections import ConfigDict
 
 from segjax import adversarial, losses, models, optim, pretrained, state, steps
-from segjax.data import augment, check, pipeline
+from segjax.data import augment, check, pipeline, sources
 from segjax.errors import ConfigError
 from segjax.evaluator import RESOLUTIONS
 from segjax.models import patchgan
@@ -69,6 +69,8 @@ def validate(config: ConfigDict, devices: Parallel) -> None:
         _require(config[field] >= 1, field, config[field], "at least 1")
     for field in ("every_epochs", "batch_size"):
         _require(config.eval[field] >= 1, f"eval.{field}", config.eval[field], "at least 1")
+    minutes = config.checkpoint_minutes
+    _require(minutes >= 0, "checkpoint_minutes", minutes, "at least 0, which is off")
     resolution = config.eval.resolution
     _require(resolution in RESOLUTIONS, "eval.resolution", resolution, f"one of {RESOLUTIONS}")
     size = tuple(config.data.size)
@@ -82,6 +84,7 @@ def validate(config: ConfigDict, devices: Parallel) -> None:
         values = tuple(config.model[field])
         positive = field == "mean" or all(value > 0 for value in values)
         _require(len(values) == 3 and positive, f"model.{field}", values, "three numbers, std > 0")
+    sources.value_range(config.data)
     threads, shown = config.data.num_threads, config.eval.num_pictures
     _require(threads >= 1, "data.num_threads", threads, "at least 1")
     _require(shown >= 0, "eval.num_pictures", shown, "at least 0")

@@ -70,6 +70,26 @@ class GanState(struct.PyTreeNode):
         return self.replace(generator=self.generator.with_variables(variables))
 
 
+def items(state: TrainState | GanState) -> dict[str, Any]:
+    """The parts of a state by name: params, opt_state, …, and the discriminator if there is one."""
+    if isinstance(state, GanState):
+        return {**items(state.generator), "discriminator": vars(state.discriminator)}
+    return vars(state)
+
+
+def not_finite(state: TrainState | GanState) -> list[str]:
+    """The parts of a state, of host arrays, that hold NaN or infinity."""
+
+    def is_finite(leaf: np.ndarray) -> bool:
+        return not jnp.issubdtype(leaf.dtype, jnp.floating) or bool(np.isfinite(leaf).all())
+
+    return [
+        name
+        for name, item in items(state).items()
+        if not all(map(is_finite, jax.tree.leaves(item)))
+    ]
+
+
 def fingerprint(params: Any) -> str:
     """Sixteen characters that are equal for two runs only if all their parameters are, bit by bit.
 

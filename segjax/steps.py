@@ -53,7 +53,7 @@ def train_step(
         variables = {"params": params, "batch_stats": batch_stats}
         logits, updates = model.apply(variables, image, train=True, mutable=["batch_stats"])
         confusion = confusion_matrix(label, logits.argmax(-1), model.num_classes)
-        return loss(logits, label, axis_name), (updates["batch_stats"], confusion)
+        return loss(logits, label, axis_name), (updates.get("batch_stats", {}), confusion)
 
     def labelled(label: jax.Array) -> jax.Array:
         return global_sum((label < model.num_classes).sum().astype(jnp.float32), axis_name)
@@ -112,9 +112,9 @@ def gan_train_step(
 
     Returns:
       The new state, and the metrics of `train_step`, where `loss` is without the adversarial part.
-      In `gan`: `discriminator_loss`, `d_real` and `d_fake` (`adversarial.verdict`),
-      `adversarial_loss`, `weight`, and `gradient_share`, the adversarial part of the two gradients'
-      norms at the logits.
+      In `gan`: `discriminator_loss` and `discriminator_grad_norm`, `d_real` and `d_fake`
+      (`adversarial.verdict`), `adversarial_loss`, `weight`, and `gradient_share`, the adversarial
+      part of the two gradients' norms at the logits.
     """
     image, label = augment(batch)
     segmenter, critic = state.generator, state.discriminator
@@ -123,7 +123,7 @@ def gan_train_step(
     def forward(params: Any) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": segmenter.batch_stats}
         logits, updates = model.apply(variables, image, train=True, mutable=["batch_stats"])
-        return logits, updates["batch_stats"]
+        return logits, updates.get("batch_stats", {})
 
     def adversarial_loss(logits: jax.Array) -> jax.Array:
         fake = adversarial.mask_void(jax.nn.softmax(logits), label)
@@ -211,13 +211,16 @@ def _updated_discriminator(
     (value, (batch_stats, seen)), gradients = jax.value_and_grad(discriminator_loss, has_aux=True)(
         critic.params
     )
-    updates, opt_state = optimizer.update(
-        psum(gradients, axis_name), critic.opt_state, critic.params
-    )
+    gradients = psum(gradients, axis_name)
+    updates, opt_state = optimizer.update(gradients, critic.opt_state, critic.params)
     params = optax.apply_updates(critic.params, updates)
     return (
         DiscriminatorState(params, batch_stats, opt_state),
-        {"discriminator_loss": value, **seen},
+        {
+            "discriminator_loss": value,
+            "discriminator_grad_norm": optax.global_norm(gradients),
+            **seen,
+        },
     )
 
 

@@ -3,162 +3,26 @@
 import logging
 import math
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from segjax import adversarial, boundary, pictures, pretrained, setup, warm_start, workdir
-from segjax.checkpoint import Checkpoints
-from segjax.data import check, pipeline
-from segjax.errors import ConfigError, DataError, Interrupted, TrainingError
-from segjax.evaluator import Evaluation, evaluate, write_split
+from segjax import adversarial, boundary, lock, pictures, setup
+from segjax.errors import DataError, Interrupted
+from segjax.evaluator import write_split
 from segjax.history import Totals, prefixed
 from segjax.parallel import Parallel
 from segjax.progress import Progress
 from segjax.report import format_table
-from segjax.state import GanState, TrainState, fingerprint
+from segjax.run import Run, State
+from segjax.stop import catch_signals
 from segjax.summaries import Summaries
 
 log = logging.getLogger(__name__)
-State = TrainState | GanState
 OnEpoch = Callable[[list[dict[str, float]]], None]
-
-
-class Run:
-    """One run of a work directory, ready to go: data checked, functions built, state restored."""
-
-    def __init__(self, config: ConfigDict, folder: Path) -> None:
-        self.devices = Parallel(config.parallel)
-        setup.validate(config, self.devices)
-        config = pretrained.with_conventions(workdir.as_trained(config, folder), folder)
-        self.config, self.folder = config, folder
-        writes = self.devices.is_first
-        workdir.open_for_training(folder, config, writes)
-        data = check.check(config.data, cache=folder / "data.json")
-        self.table, counts = data.table, data.pixel_counts["train"]
-        log.info("%s\n%s", self.table.describe(), check.format_report(data))
-        fields = self.devices.mode, workdir.deciding_fields(config)
-        same = f"{fields} {data.num_images} {data.skipped} {counts.tolist()}"
-        self.devices.require_same(same, "the configuration or the data")
-        workdir.save_division(folder, data.divided, writes)
-        workdir.save_table(folder, self.table, counts, writes)
-
-        self.steps_per_epoch = data.num_images["train"] // config.batch_size
-        if self.steps_per_epoch == 0:
-            raise ConfigError(
-                f"config.batch_size is {config.batch_size}, more than the "
-                f"{data.num_images['train']} training images; lower it"
-            )
-        self.total_steps = config.num_epochs * self.steps_per_epoch
-        self.functions = setup.build(
-            config, self.devices, len(self.table.names), counts, self.total_steps
-        )
-        self.checkpoints = Checkpoints(folder)
-        self.start_state, self.history, self.totals = self._start_or_restore()
-        self.start_step = int(self.start_state.step)
-
-        train_source = check.usable(config.data, "train", data)
-        self.train_examples = pipeline.Fitted(
-            train_source, config.data, data.max_size["train"], native=False
-        )
-        self.val_examples = setup.eval_examples(config, "val", data)
-
-    def _start_or_restore(self) -> tuple[State, list[dict], Totals]:
-        config, step = self.config, self.checkpoints.latest_step
-        fresh = setup.create_state(self.functions, len(self.table.names), config.seed)
-        size = sum(p.size for p in jax.tree.leaves(fresh.ema["params"]))
-        log.info(
-            "%s parameters, %d steps of %d images on %d %s (%s)",
-            *(f"{size:,}", self.total_steps, config.batch_size, len(self.devices.devices)),
-            *(self.devices.devices[0].device_kind, self.devices.mode),
-        )
-        if step is None and config.init_from:
-            log.info("Starting from the best checkpoint of %s", config.init_from)
-            source = Path(config.init_from)
-            variables = warm_start.variables_of(source, config, self.table, fresh.ema)
-            return fresh.with_variables(variables), [], Totals()
-        if step is None and config.pretrained.path:
-            options = config.pretrained.to_dict()
-            variables = pretrained.load(Path(options.pop("path")), fresh.ema, **options)
-            return fresh.with_variables(variables), [], Totals()
-        if step is None:
-            return fresh, [], Totals()
-        restored, progress = self.checkpoints.restore(fresh, step)
-        log.info(
-            "Resuming %s at step %d of %d, parameters %s",
-            *(self.folder, step, self.total_steps, fingerprint(jax.device_get(restored.params))),
-        )
-        return restored, progress["history"], Totals.from_json(progress["totals"])
-
-    def batches(self) -> Iterator[dict[str, jax.Array]]:
-        """Training batches on the devices, from the first step that is still to do."""
-        examples, kept = self.train_examples, {}
-        stacked = examples.stacked(self.config.data.device_gb)
-        if stacked:
-            kept = {"examples": self.devices.replicate(stacked)}
-            examples = [{"row": np.int32(i)} for i in range(len(examples))]
-        stream = pipeline.train_batches(
-            examples,
-            self.config.data,
-            self.config.batch_size,
-            self.config.seed,
-            self.start_step,
-            self.devices.process,
-        )
-        return (batch | kept for batch in self.devices.prefetch(stream))
-
-    def train_step(self, step: int, train_state: State, batch: Any) -> tuple[State, Any]:
-        """Update number `step`: before the discriminator comes in exactly that without it."""
-        gan = self.functions.gan
-        if gan is None:
-            return self.functions.train_step(train_state, batch)
-        if step > gan.start_step:
-            return gan.step(train_state, batch)
-        generator, metrics = self.functions.train_step(train_state.generator, batch)
-        return train_state.replace(generator=generator), metrics
-
-    def validate(self, variables: Any) -> Evaluation:
-        """Scores averaged variables, on the devices, on the validation split."""
-        return evaluate(
-            variables,
-            self.val_examples,
-            step=self.functions.eval_step,
-            devices=self.devices,
-            batch_size=self.config.eval.batch_size,
-            num_pictures=self.config.eval.num_pictures,
-        )
-
-    def save(self, train_state: State, mean_iou: float = -1.0) -> None:
-        """Saves the state and what the curves and the running epoch need."""
-        progress = {"history": self.history, "totals": self.totals.to_json()}
-        host_state = self.devices.unreplicate(train_state)
-        log.info("saving step %d, parameters %s", host_state.step, fingerprint(host_state.params))
-        self.checkpoints.save(host_state, progress, mean_iou)
-
-
-@contextmanager
-def catch_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list; a second one acts as it always does."""
-    received: list[int] = []
-    handlers: dict[int, Any] = {}
-
-    def handle(number: int, _: Any) -> None:
-        received.append(number)
-        log.info("Signal %d: stopping soon, when all is saved. Once more stops at once.", number)
-        for caught, handler in handlers.items():
-            signal.signal(caught, handler)
-
-    handlers |= {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def train_and_evaluate(
@@ -176,25 +40,29 @@ def train_and_evaluate(
 
     Raises:
       ConfigError, DataError: before the first step, for what cannot work.
-      TrainingError: when the loss is no longer finite.
+      InUseError: where another run trains in the work directory.
+      TrainingError: when the loss, a gradient or the state is no longer finite.
       Interrupted: after SIGINT or SIGTERM, with everything saved.
     """
-    run = Run(config, Path(folder))
+    folder = Path(folder)
+    with lock.hold(folder, Parallel(config.parallel)):
+        run = Run(config, folder)
+        try:
+            return run.devices.unreplicate(_train(run, on_epoch)), write_reports(run)
+        finally:
+            run.checkpoints.close()
+
+
+def _train(run: Run, on_epoch: OnEpoch | None) -> State:
     train_state = run.devices.replicate(run.start_state)
-    try:
-        with (
-            catch_signals() as signals,
-            Summaries(folder, purge_step=run.start_step + 1) as summaries,
-            Progress(
-                run.start_step, run.total_steps, run.steps_per_epoch, config.batch_size
-            ) as progress,
-        ):
-            summaries.text(run.start_step, "config", f"```\n{config}\n```")
-            train_state = _loop(run, train_state, signals, summaries, progress, on_epoch)
-        final = run.devices.unreplicate(train_state)
-        return final, write_reports(run)
-    finally:
-        run.checkpoints.close()
+    steps = run.start_step, run.total_steps, run.steps_per_epoch
+    with (
+        catch_signals() as signals,
+        Summaries(run.folder, purge_step=run.start_step + 1) as summaries,
+        Progress(*steps, run.config.batch_size) as progress,
+    ):
+        summaries.text(run.start_step, "config", f"```\n{run.config}\n```")
+        return _loop(run, train_state, signals, summaries, progress, on_epoch)
 
 
 def _loop(
@@ -205,7 +73,7 @@ def _loop(
     progress: Progress,
     on_epoch: OnEpoch | None,
 ) -> State:
-    config, pending = run.config, []
+    pending: list[Any] = []
     batches = progress.timed(run.batches())
     for step in range(run.start_step + 1, run.total_steps + 1):
         try:
@@ -216,24 +84,34 @@ def _loop(
             if run.devices.is_alone:  # saving takes all processes, and the others know nothing
                 run.save(train_state)
             raise
+        compiles = run.compiles(step)
+        if compiles:
+            log.info("Compiling the training step, which can take a minute or two")
         train_state, metrics = run.train_step(step, train_state, batch)
+        if compiles:
+            jax.block_until_ready(metrics)
         pending.append(metrics)
-        progress.step()
+        progress.step(compiles)
         epoch_ends = step % run.steps_per_epoch == 0
-        log_now = step % config.log_every == 0 or epoch_ends
-        stop = run.devices.any(bool(signals)) if log_now else run.devices.is_alone and bool(signals)
-        if log_now or stop:
+        log_now = compiles or step % run.config.log_every == 0 or epoch_ends
+        stop, save = (
+            run.devices.any(flag) if log_now else run.devices.is_alone and flag
+            for flag in (bool(signals), run.save_is_due())
+        )
+        if log_now or stop or save:
             _log_steps(run, step, pending, summaries, progress)
         if epoch_ends:
             _end_epoch(run, step, train_state, summaries)
-            progress.pause()
             stop = run.devices.any(bool(signals))  # one may have come during the evaluation
-        if stop:
+        if stop or save:
             run.save(train_state)
+        if stop:
             raise Interrupted(
                 f"stopped at step {step}, everything is saved; the same command resumes",
                 signals[0] if signals else signal.SIGTERM,
             )
+        if epoch_ends or save:
+            progress.pause()
         if epoch_ends and on_epoch:
             on_epoch(run.history)
     return train_state
@@ -249,12 +127,7 @@ def _log_steps(
         values = {name: metrics[name] for name in ("loss", "grad_norm")} | metrics.get("gan", {})
         bad = [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:
-            raise TrainingError(
-                f"{', '.join(bad)} at step {step - len(pending) + 1 + i}; the last good checkpoint "
-                f"is step {run.checkpoints.latest_step}. Lower config.optim.learning_rate or "
-                "config.optim.grad_clip (config.gan.learning_rate if it is the discriminator), or "
-                "use --config.model.dtype=float32, in another --workdir"
-            )
+            raise run.diverged(", ".join(bad), step - len(pending) + 1 + i)
         window.add(metrics)
         run.totals.add(metrics)
     pending.clear()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from segjax.data.counts import Report
 from segjax.data.datasets import LabelTable
 from segjax.errors import ConfigError, DataError
 from segjax.files import expand_config, read_text
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 FREE = {
     "parallel",
     "log_every",
+    "checkpoint_minutes",
     "data.root",
     "data.num_threads",
     "data.cache_gb",
@@ -30,6 +32,7 @@ FREE = {
 
 # Fields that came later, with the values that give what the runs without them were.
 LATER = {
+    "checkpoint_minutes": 0.0,
     "model.norm_epsilon": 1e-5,
     "model.padding": "symmetric",
     "pretrained.path": "",
@@ -39,6 +42,7 @@ LATER = {
     "data.fold": 0,
     "data.divide": "thresholds",
     "data.subfolders": False,
+    "data.value_range": [],
 }
 
 
@@ -49,8 +53,11 @@ DEFAULTS = {"data.divide": "shares", "data.subfolders": True}
 def _read_config(workdir: Path) -> dict:
     config = _read_json(workdir / "config.json")
     for field, value in LATER.items():
-        section, name = field.split(".")
-        config.setdefault(section, {}).setdefault(name, value)
+        *sections, name = field.split(".")
+        section = config
+        for part in sections:
+            section = section.setdefault(part, {})
+        section.setdefault(name, value)
     expand_config(config)
     return config
 
@@ -92,7 +99,7 @@ def as_trained(config: ConfigDict, workdir: Path) -> ConfigDict:
 
     So the command that trained a run resumes it, although a default is another now.
     """
-    if not any(workdir.glob("checkpoints/*")):
+    if not _holds_checkpoints(workdir):
         return config
     config, held = config.copy_and_resolve_references(), _flatten(_read_config(workdir))
     for field, default in DEFAULTS.items():
@@ -103,76 +110,46 @@ def as_trained(config: ConfigDict, workdir: Path) -> ConfigDict:
     return config
 
 
-def open_for_training(workdir: Path, config: ConfigDict, writes: bool = True) -> None:
-    """Makes the directory and, if it `writes` (one process does), config.json.
-
-    Raises ConfigError where the directory cannot be written, or holds checkpoints of another
-    configuration.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / ".writable").touch()
-        (workdir / ".writable").unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"--workdir {workdir} cannot be written ({error.strerror}); choose another"
-        ) from error
-    path = workdir / "config.json"
-    wanted = as_json(config)
-    if path.exists() and any(workdir.glob("checkpoints/*")):
-        held, new = _flatten(_read_config(workdir)), _flatten(wanted)
-        changed = [
-            f"{field} was {held.get(field)!r}, is {new.get(field)!r}"
-            for field in sorted(held.keys() | new.keys())
-            if held.get(field) != new.get(field) and field not in FREE
-        ]
-        if changed:
-            raise ConfigError(
-                f"--workdir {workdir} holds a run of another configuration: {'; '.join(changed)}. "
-                "Choose another --workdir, or give the fields their old values to resume"
-            )
-    if writes:
-        write_json(path, wanted)
+def _holds_checkpoints(workdir: Path) -> bool:
+    return any(workdir.glob("checkpoints/*"))
 
 
-def save_table(
-    workdir: Path, table: LabelTable, pixel_counts: np.ndarray, writes: bool = True
-) -> None:
-    """Writes classes.json, and the training pixels per class, which class weights are made of.
-
-    Raises ConfigError where the directory holds checkpoints that were trained on other data.
-    """
-    if (workdir / "pixel_counts.json").exists() and any(workdir.glob("checkpoints/*")):
-        _, held, counts = load(workdir)
-        if held != table or counts.tolist() != pixel_counts.tolist():
-            raise ConfigError(
-                f"--workdir {workdir} holds a run that was trained on other data: the label table "
-                "or the training pixels differ. Choose another --workdir, or restore the data"
-            )
-    if not writes:
+def require_same_run(workdir: Path, config: ConfigDict) -> None:
+    """Raises ConfigError where the directory holds checkpoints of another configuration."""
+    if not (workdir / "config.json").exists() or not _holds_checkpoints(workdir):
         return
-    write_json(workdir / "classes.json", json.loads(table.to_json()))
-    counts = dict(zip(table.names, pixel_counts.tolist(), strict=True))
-    write_json(workdir / "pixel_counts.json", counts)
+    held, new = _flatten(_read_config(workdir)), _flatten(as_json(config))
+    changed = [
+        f"{field} was {held.get(field)!r}, is {new.get(field)!r}"
+        for field in sorted(held.keys() | new.keys())
+        if held.get(field) != new.get(field) and field not in FREE
+    ]
+    if changed:
+        raise ConfigError(
+            f"--workdir {workdir} holds a run of another configuration: {'; '.join(changed)}. "
+            "Choose another --workdir, or give the fields their old values to resume"
+        )
 
 
-def save_division(workdir: Path, divided: dict[str, str], writes: bool = True) -> None:
-    """Writes splits.json: `check.Report.divided`, of the run's data.
-
-    Raises ConfigError where the directory holds checkpoints of another division.
-    """
-    if any(workdir.glob("checkpoints/*")):
-        require_division(workdir, divided)
-    if writes:
-        write_json(workdir / "splits.json", divided)
+def require_same_data(workdir: Path, table: LabelTable, pixel_counts: np.ndarray) -> None:
+    """Raises ConfigError where the directory holds checkpoints that saw other data."""
+    if not (workdir / "pixel_counts.json").exists() or not _holds_checkpoints(workdir):
+        return
+    _, held, counts = load(workdir)
+    if held != table or counts.tolist() != pixel_counts.tolist():
+        raise ConfigError(
+            f"--workdir {workdir} holds a run that was trained on other data: the label table "
+            "or the training pixels differ. Choose another --workdir, or restore the data"
+        )
 
 
 def require_division(workdir: Path, divided: dict[str, str]) -> None:
-    """Raises ConfigError where a folder is divided otherwise than when the run was trained."""
-    path = (
-        workdir / "splits.json"
-    )  # missing in runs of earlier versions, which divided by thresholds
-    held = _read_json(path) if path.exists() else {}
+    """Raises ConfigError where a folder is divided otherwise than when the run was trained.
+
+    divided: of `check.Report`.
+    """
+    path = workdir / "splits.json"  # missing in runs of earlier versions: divided by thresholds
+    held = _read_json(path) if path.exists() and _holds_checkpoints(workdir) else {}
     moved = [split for split in divided if held.get(split, divided[split]) != divided[split]]
     if moved:
         raise ConfigError(
@@ -182,6 +159,18 @@ def require_division(workdir: Path, divided: dict[str, str]) -> None:
             "another --workdir; to add images later, put them into ROOT/{train,val,test}, or set "
             "config.data.divide=thresholds"
         )
+
+
+def save(workdir: Path, config: ConfigDict, data: Report) -> None:
+    """Writes config.json and, of the checked data, classes.json, pixel_counts.json, splits.json.
+
+    The training split's pixels per class are what class weights are made of.
+    """
+    write_json(workdir / "config.json", as_json(config))
+    write_json(workdir / "classes.json", json.loads(data.table.to_json()))
+    counts = dict(zip(data.table.names, data.pixel_counts["train"].tolist(), strict=True))
+    write_json(workdir / "pixel_counts.json", counts)
+    write_json(workdir / "splits.json", data.divided)
 
 
 def load(workdir: Path) -> tuple[ConfigDict, LabelTable, np.ndarray]:

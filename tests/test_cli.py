@@ -126,7 +126,7 @@ def test_paths_of_earlier_runs_are_expanded_and_equal_the_new_ones(monkeypatch, 
     config.pretrained.path = "~/w.pth"
     (run / "config.json").write_text(config.to_json_best_effort())
     config.pretrained.path = f"{tmp_path}/w.pth"
-    workdir.open_for_training(run, config)
+    workdir.require_same_run(run, config)
 
 
 def test_without_home_and_user_programs_run_and_a_tilde_is_refused():

@@ -7,6 +7,8 @@ from test_train import write_folder
 
 from configs import common
 from segjax import checkpoint, evaluate, train, workdir
+from segjax import run as run_module
+from segjax.data.check import check
 from segjax.data.division import divide, draw, split_counts
 from segjax.errors import ConfigError
 
@@ -87,15 +89,14 @@ def test_shares_that_cannot_be_are_refused(changes, told):
 
 
 def test_a_run_of_another_division_is_neither_resumed_nor_scored(tmp_path):
-    workdir.save_division(tmp_path, {"val": "a", "test": "b"})
-    workdir.save_division(tmp_path, {"val": "c", "test": "b"})  # nothing is trained yet
+    workdir.write_json(tmp_path / "splits.json", {"val": "c", "test": "b"})
+    workdir.require_division(tmp_path, {"val": "a", "test": "b"})  # nothing is trained yet
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
-    workdir.save_division(tmp_path, {"val": "c", "test": "b"})
+    workdir.require_division(tmp_path, {"val": "c", "test": "b"})
     workdir.require_division(tmp_path, {"test": "b"})
     workdir.require_division(tmp_path, {})  # of a data set in folders of splits
-    for act in (workdir.save_division, workdir.require_division):
-        with pytest.raises(ConfigError, match=r"images were added.* and val would be others"):
-            act(tmp_path, {"val": "a", "test": "b"})
+    with pytest.raises(ConfigError, match=r"images were added.* and val would be others"):
+        workdir.require_division(tmp_path, {"val": "a", "test": "b"})
     (tmp_path / "splits.json").unlink()  # as earlier versions left it
     workdir.require_division(tmp_path, {"val": "a"})
 
@@ -113,7 +114,7 @@ def test_images_added_to_a_divided_folder_stop_resuming_and_scoring(
         def find(self, checkpoint):
             return 1
 
-    monkeypatch.setattr(train, "Checkpoints", NoCheckpoints)
+    monkeypatch.setattr(run_module, "Checkpoints", NoCheckpoints)
     monkeypatch.setattr(checkpoint, "Checkpoints", NoCheckpoints)
     write_folder(tmp_path / "data", [(32, 32)] * 9)
     root, run = tmp_path / "data" / "train", tmp_path / "run"
@@ -121,6 +122,7 @@ def test_images_added_to_a_divided_folder_stop_resuming_and_scoring(
     tiny_config.data.update(source="folder", root=str(root))
     with pytest.raises(StopIteration):  # all is well up to here
         train.Run(tiny_config, run)
+    workdir.save(run, tiny_config, check(tiny_config.data))
     (run / "checkpoints" / "1").mkdir(parents=True)
     for part in ("images", "masks"):
         (tmp_path / "data" / "val" / part / "0.png").rename(root / part / "added.png")
@@ -141,10 +143,10 @@ def test_a_run_of_earlier_versions_is_resumed_with_its_division(tmp_path):
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
     resumed = workdir.as_trained(config, tmp_path)
     assert (resumed.data.divide, resumed.data.subfolders) == ("thresholds", False)
-    workdir.open_for_training(tmp_path, resumed)
+    workdir.require_same_run(tmp_path, resumed)
     resumed = workdir.as_trained(config, tmp_path)  # config.json has the fields now
     assert resumed.data.divide == "thresholds"
-    workdir.open_for_training(tmp_path, resumed)
+    workdir.require_same_run(tmp_path, resumed)
     with pytest.raises(ConfigError, match="another configuration"):
         config.seed = 3
-        workdir.open_for_training(tmp_path, workdir.as_trained(config, tmp_path))
+        workdir.require_same_run(tmp_path, workdir.as_trained(config, tmp_path))

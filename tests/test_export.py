@@ -15,6 +15,7 @@ import pytest
 
 from segjax import export, models, networks, workdir
 from segjax.checkpoint import Checkpoints
+from segjax.data.counts import Report
 from segjax.data.shapes import table
 from segjax.errors import ConfigError, DataError, ExportError
 from segjax.models import layers
@@ -43,8 +44,7 @@ def write_run(folder, config):
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
     shapes = jax.eval_shape(lambda key, x: model.init(key, x), jax.random.key(0), image)
     variables = jax.tree_util.tree_map_with_path(draw, dict(shapes))
-    workdir.open_for_training(folder, config)
-    workdir.save_table(folder, table(), np.ones(classes, int))
+    workdir.save(folder, config, Report(table(), pixel_counts={"train": np.ones(classes, int)}))
     checkpoints = Checkpoints(folder)
     state = TrainState(np.array(STEP), **variables, opt_state=np.zeros(1), ema=variables)
     checkpoints.save(state, {}, mean_iou=0.5)

@@ -8,12 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from ml_collections import ConfigDict
+from test_decode import WHOLE, with_overview
 
 from configs import common
 from segjax import setup
 from segjax.data.check import check
 from segjax.data.datasets import LabelTable
-from segjax.errors import SegjaxError
+from segjax.data.decode import decode_image, decode_mask
+from segjax.errors import DataError, SegjaxError
 from segjax.parallel import Parallel
 
 quick = settings(
@@ -97,3 +99,25 @@ def test_files_of_random_bytes_are_named(tmp_path, image, mask):
     config.root = str(tmp_path)
     with pytest.raises(SegjaxError, match=r"a\.png"):
         check(config)
+
+
+# Most bytes of a file's first hundred decide what it is.
+places = st.one_of(st.integers(0, 100), st.integers(0, 1000))
+edits = st.lists(st.tuples(places, st.integers(0, 255)), max_size=5)
+
+
+@quick
+@given(st.sampled_from([*WHOLE.values(), with_overview()]), edits, st.integers(1, 2000))
+def test_a_damaged_file_is_decoded_or_named(data, changes, length):
+    damaged = bytearray(data)
+    for place, value in changes:
+        damaged[place % len(data)] = value
+    content = bytes(damaged[:length])
+    for decode in (
+        lambda: decode_image(content, "a.png", (0, 255)),
+        lambda: decode_mask(content, "a.png", as_colors=False),
+    ):
+        try:
+            assert decode().size
+        except DataError as error:
+            assert str(error).startswith("a.png: ") and " at 0x" not in str(error)

@@ -180,12 +180,15 @@ def test_the_gradients_are_those_of_the_two_losses(one):
             parts["optimizer"].update(gradients, generator.opt_state, generator.params)[1],
             parts["discriminator_optimizer"].update(critic_gradients, critic.opt_state)[1],
             norms[1] / sum(norms),
+            optax.global_norm(critic_gradients),
         )
 
-    opt_state, critic_opt_state, share = expected(start.generator, start.discriminator)
+    opt_state, critic_opt_state, share, critic_norm = expected(start.generator, start.discriminator)
     assert_close(after.generator.opt_state, opt_state, 1e-5)
     assert_close(after.discriminator.opt_state, critic_opt_state, 1e-5)
     np.testing.assert_allclose(metrics["gan"]["gradient_share"], share, rtol=1e-5)
+    norm = metrics["gan"]["discriminator_grad_norm"]
+    np.testing.assert_allclose(norm, critic_norm, rtol=1e-5)
     assert 0.01 < share < 0.99
 
 
@@ -271,7 +274,7 @@ def test_a_run_with_a_discriminator_shows_it_and_is_evaluated_without_it(runs):
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     tags = events.Tags()["scalars"]
     for name in ("d_real", "d_fake", "gradient_share", "discriminator_loss"):
-        assert [point.step for point in events.Scalars(f"train/gan/{name}")] == [8]
+        assert [point.step for point in events.Scalars(f"train/gan/{name}")] == [5, 8]
     assert "val/mean_boundary_iou_0.02" in tags
     assert json.dumps(evaluate.evaluate_run(folder)) == json.dumps(report)
 

@@ -16,6 +16,8 @@ import pytest
 from ml_collections import ConfigDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from segjax import lock
+from segjax.parallel import Parallel
 from segjax.train import Run
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +30,7 @@ FIELDS = {
     "batch_size": 8,
     "num_epochs": 2,
     "log_every": 1,
+    "checkpoint_minutes": 0,
     "optim.name": "sgd",
     "optim.learning_rate": 0.02,
 }
@@ -125,6 +128,20 @@ def test_a_signal_to_one_process_saves_and_stops_all(tmp_path):
     assert f"at step {step} of 16" in log.read_text() and "step 16/16" in log.read_text()
 
 
+@pytest.mark.slow
+def test_a_checkpoint_that_is_due_in_one_process_is_saved_by_all(tmp_path, monkeypatch):
+    start.port = free_port()
+    folder = tmp_path / "timed"
+    monkeypatch.setitem(FIELDS, "num_epochs", 1)
+    monkeypatch.setitem(FIELDS, "log_every", 3)
+    processes = [start(folder, "jit", 2, 0)]
+    monkeypatch.setitem(FIELDS, "checkpoint_minutes", 1e-9)
+    processes.append(start(folder, "jit", 2, 1))
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    saved = re.findall(r"saving step (\d+)", Path(f"{folder}_0.log").read_text())
+    assert saved == ["1", "3", "6", "8"]  # at log lines
+
+
 def test_processes_with_other_numbers_of_devices_are_told_so(tmp_path):
     start.port = free_port()
     processes = [start(tmp_path / "run", "jit", 2, i, devices=i + 1) for i in range(2)]
@@ -132,3 +149,15 @@ def test_processes_with_other_numbers_of_devices_are_told_so(tmp_path):
     for i in range(2):
         log = Path(f"{tmp_path}/run_{i}.log").read_text()
         assert "ConfigError: the processes have [1, 2] devices; give all of them as many" in log
+
+
+def test_a_work_directory_in_use_stops_all_processes(tmp_path):
+    start.port = free_port()
+    folder = tmp_path / "run"
+    with lock.hold(folder, Parallel("jit")):
+        processes = [start(folder, "jit", 2, i) for i in range(2)]
+        assert all(process.wait(timeout=120) for process in processes)
+    first, second = (Path(f"{folder}_{i}.log").read_text() for i in range(2))
+    assert f"InUseError: --workdir {folder} is in use by process {os.getpid()} on" in first
+    assert f"ConfigError: --workdir {folder}: the first process cannot use it" in second
+    assert not folder.exists()

@@ -389,7 +389,7 @@ def test_a_run_starts_from_a_file_and_resumes_without_it(tiny_config, file_of, t
     path.unlink()
     resumed = pretrained.with_conventions(tiny_config, tmp_path / "run")
     assert resumed.model == run.config.model
-    workdir.open_for_training(tmp_path / "run", resumed)
+    workdir.require_same_run(tmp_path / "run", resumed)
 
 
 def test_work_directories_from_before_are_what_they_were(tiny_config, tmp_path):
@@ -400,4 +400,4 @@ def test_work_directories_from_before_are_what_they_were(tiny_config, tmp_path):
     path.write_text(json.dumps(held))
     assert workdir.load(tmp_path)[0].model.padding == "symmetric"
     assert networks.restore(tmp_path).model.encoder.epsilon == 1e-5
-    workdir.open_for_training(tmp_path, tiny_config)  # resumes
+    workdir.require_same_run(tmp_path, tiny_config)  # resumes

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from segjax import train
-from segjax.errors import ConfigError, Interrupted, TrainingError
+from segjax.errors import ConfigError, Interrupted, InUseError, TrainingError
 
 optuna = pytest.importorskip("optuna")
 from experiments import sweep  # noqa: E402
@@ -202,6 +202,22 @@ def test_a_trial_that_fails_does_not_end_the_sweep_but_five_in_a_row_do(tiny, mo
     with pytest.raises(TrainingError, match=r"5 trials in a row .*config.batch_size is 4"):
         sweep.run(replace(tiny, folder=tiny.folder.with_name("none")))
     assert len(folders) == 5
+
+
+def test_a_trial_that_another_process_still_trains_is_left_alone_and_tried_again(tiny, monkeypatch):
+    refusals = iter([True])
+
+    def score(config):
+        if next(refusals, False):
+            raise InUseError("in use by process 1")
+        return 0.5
+
+    folders, waits = pretend(monkeypatch, score), []
+    monkeypatch.setattr(sweep.time, "sleep", waits.append)
+    sweep.run(replace(tiny, trials=1))
+    assert folders == [tiny.folder / "trials" / "0"] * 2 and tiny.grace in waits
+    (row,) = read(tiny.folder)["trials"]
+    assert row["state"] == "complete" and "error" not in row
 
 
 def test_a_trial_whose_process_is_killed_is_resumed_by_another(tmp_path):

@@ -187,7 +187,7 @@ def test_pets_splits_trimaps_and_files_that_are_no_jpeg(pets, tmp_path):
 def test_pets_faults_are_named(pets, tmp_path):
     frames = [image_of(0), image_of(1)]
     frames[0].save(pets / f"images/{PETS[4]}.jpg", "GIF", save_all=True, append_images=frames[1:])
-    with pytest.raises(DataError, match=rf"{PETS[4]}\.jpg: an animation of 2 frames"):
+    with pytest.raises(DataError, match=rf"{PETS[4]}\.jpg: GIF of 2 frames"):
         build("oxford_pets", str(pets), str(tmp_path))
     (pets / f"images/{PETS[5]}.jpg").unlink()
     with pytest.raises(DataError, match=rf"1 files .*\n  .*images/{PETS[5]}\.jpg"):

@@ -5,9 +5,10 @@
     --config.batch_size=8 --peer=peer/bin/python
 
 The compiled step is timed on one batch, before and after a run of `segjax.main`'s loop for a few
-epochs with the same step; the loop's rate is that of its log lines without those that compile, and
-both are medians over as many steps as lie between two lines. With --peer an epoch of CamVid is
-measured with PyTorch's loop as well, with the same memory. Writes results/loop_NAME.json.
+epochs with the same step; the loop's rate is that of its log lines, which leave out steps that
+compile, and both are medians over as many steps as lie between two lines. With --peer an epoch of
+CamVid is measured with PyTorch's loop as well, with the same memory. Writes
+results/loop_NAME.json.
 """
 
 import json
@@ -26,7 +27,7 @@ from absl import flags
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from segjax import cli  # noqa: E402
+from segjax import cli, processor  # noqa: E402
 
 cli.define_config()
 FLAGS = flags.FLAGS
@@ -82,6 +83,8 @@ def main() -> None:
     from segjax import train
     from segjax.report import write_json
 
+    processor.use_kept_memory()
+
     config = cli.config().copy_and_resolve_references()
     config.num_epochs = config.eval.every_epochs = FLAGS.epochs
     rates = Rates()
@@ -93,7 +96,7 @@ def main() -> None:
         train.train_and_evaluate(config, Path(folder) / "run")
         bare.append(bare_rate(run, config.log_every))
         run.checkpoints.close()
-    steady = np.array(rates.lines[1:])
+    steady = np.array(rates.lines)
     loop = float(np.median(steady[:, 0]))
     result = {
         "loop_images_per_s": loop,

@@ -17,11 +17,13 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from segjax import cli
+from segjax.data import values
 from segjax.data.counts import Report, format_report, read_cache, write_cache
 from segjax.data.datasets import BINARY_HINT, VOID, load_table
+from segjax.data.decode import Stored
 from segjax.data.folders import find_pairs
 from segjax.data.problems import Problems, some
-from segjax.data.sources import Source, Subset, build_source, has_split
+from segjax.data.sources import Source, Subset, build_source, has_split, value_range
 from segjax.errors import ConfigError, DataError
 
 
@@ -29,7 +31,7 @@ class _Seen(NamedTuple):
     counts: np.ndarray  # int64 [256], pixels per class id
     size: tuple[int, int]
     digest: bytes
-    turned: bool
+    stored: Stored | None  # None where there are no files
 
 
 def check(
@@ -50,8 +52,12 @@ def check(
     fingerprint = _fingerprint(config, sources)
     report = None if problems or not sources else read_cache(cache, fingerprint)
     if report is None and sources:
-        report = _count(sources, problems, config.on_error == "skip")
+        report = _count(sources, problems, config.on_error == "skip", value_range(config))
         _tell_of_files(config, sources, report)
+        if not value_range(config):
+            # What was trained before there was a value_range goes on without one.
+            stops = "train" in splits and not (cache and cache.is_file())
+            values.judge(report.stored, stops, problems, report.warnings)
         if not problems:
             write_cache(cache, fingerprint, report)
     if report is not None:
@@ -104,13 +110,15 @@ def _look_at_the_rest(config: ConfigDict, split: str, problems: Problems) -> Seq
     return ()
 
 
-def _count(sources: dict[str, Source], problems: Problems, skip: bool) -> Report:
+def _count(
+    sources: dict[str, Source], problems: Problems, skip: bool, limits: tuple[float, ...]
+) -> Report:
     report = Report(next(iter(sources.values())).table)
     first_seen: dict[bytes, tuple[str, str]] = {}
     # Training last: of an image that stands in two splits, its copy there is the one to leave out.
     for split, source in sorted(sources.items(), key=lambda item: item[0] == "train"):
-        counts, sizes, blank, turned = np.zeros(256, np.int64), [], [], []
-        unusable = {}
+        counts, sizes, blank = np.zeros(256, np.int64), [], []
+        unusable, census = {}, values.Census(limits)
         for index, (name, seen) in enumerate(_inspect_all(split, source)):
             if isinstance(seen, str) and skip:
                 unusable[index] = seen
@@ -136,17 +144,13 @@ def _count(sources: dict[str, Source], problems: Problems, skip: bool) -> Report
             sizes.append(seen.size)
             if seen.counts[VOID] == seen.counts.sum():
                 blank.append(name)
-            if seen.turned:
-                turned.append(name)
+            if seen.stored:
+                census.add(name, seen.stored)
         if blank:
             report.warnings.append(
                 f"{split}: {len(blank)} labels are void throughout, such as {', '.join(blank[:3])}"
             )
-        if turned:
-            report.warnings.append(
-                f"{split}: an EXIF tag turns or mirrors {len(turned)} images, such as "
-                f"{', '.join(turned[:3])}; their masks have to be turned likewise"
-            )
+        report.warnings += census.warnings(split)
         if unusable:
             shown = "\n  ".join(some([*unusable.values()]))
             message = f"{split}: {len(unusable)} of {len(source)} images skipped:\n  {shown}"
@@ -154,11 +158,12 @@ def _count(sources: dict[str, Source], problems: Problems, skip: bool) -> Report
             if len(unusable) == len(source):
                 problems.add(message)
         report.skipped[split] = list(unusable)
+        report.stored[split] = census.values
         report.num_images[split] = len(source) - len(unusable)
         report.pixel_counts[split] = counts[: len(report.table.names)]
         report.void_counts[split] = int(counts[VOID])
         report.max_size[split] = tuple(np.max(sizes, axis=0).tolist()) if sizes else (0, 0)
-    for counted in ("num_images", "pixel_counts", "void_counts", "max_size", "skipped"):
+    for counted in ("num_images", "pixel_counts", "void_counts", "max_size", "skipped", "stored"):
         setattr(report, counted, {split: getattr(report, counted)[split] for split in sources})
     return report
 
@@ -187,13 +192,13 @@ def _inspect_all(split: str, source: Source) -> Iterator[tuple[str, _Seen | str]
     def inspect(index: int) -> tuple[str, _Seen | str]:
         name = source.name(index)
         try:
-            example = source[index]
+            with_files = hasattr(source, "inspect")
+            example, stored = source.inspect(index) if with_files else (source[index], None)
         except DataError as error:
             return name, str(error)
         image, label = example["image"], example["label"]
         digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
-        turned = hasattr(source, "turns_unseen") and source.turns_unseen(index)
-        return name, _Seen(np.bincount(label.ravel(), minlength=256), label.shape, digest, turned)
+        return name, _Seen(np.bincount(label.ravel(), minlength=256), label.shape, digest, stored)
 
     # disable=None: no progress bar unless stderr is a terminal.
     with ThreadPoolExecutor() as pool, tqdm(desc=split, total=len(source), disable=None) as bar:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from segjax.data import values
 from segjax.data.datasets import VOID, LabelTable
 
 
@@ -17,8 +18,9 @@ class Report:
 
     pixel_counts: int64 [C]; void_counts: pixels; max_size: the largest (height, width); skipped:
     indices of the examples that cannot be used, and of training images that val or test have too,
-    where `config.on_error` is 'skip'; divided: of a folder that is divided into splits, a hash of
-    the names of each; notes, warnings: lines for people.
+    where `config.on_error` is 'skip'; stored: what image files hold, see `values.Values`; divided:
+    of a folder that is divided into splits, a hash of the names of each; notes, warnings: lines for
+    people.
     """
 
     table: LabelTable
@@ -27,6 +29,7 @@ class Report:
     void_counts: dict[str, int] = field(default_factory=dict)
     max_size: dict[str, tuple[int, int]] = field(default_factory=dict)
     skipped: dict[str, list[int]] = field(default_factory=dict)
+    stored: dict[str, values.Values] = field(default_factory=dict)
     divided: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -52,6 +55,7 @@ def format_report(report: Report) -> str:
     for split in splits:
         height, width = report.max_size[split]
         lines.append(f"{split}: {report.num_images[split]} images of up to {height}×{width}")
+        lines += values.describe(split, report.stored[split])
     return "\n".join(lines + report.notes + [f"warning: {warning}" for warning in report.warnings])
 
 

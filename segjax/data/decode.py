@@ -1,91 +1,180 @@
-"""Image and mask files, as bytes, to arrays."""
+"""Image and mask files, as bytes, to what a network is trained on."""
 
-import io
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
-from PIL import Image
 
+from segjax.data import plain, raster, readers, tiff
 from segjax.data.datasets import LabelTable
+from segjax.data.raster import Raster, Refused
 from segjax.errors import DataError
 
-INDEX_MODES = {"1", "L", "LA", "P", "PA", "I", "I;16", "I;16B"}
-LOSSY_FORMATS = {"JPEG", "MPO", "JPEG2000"}
-ANIMATED_FORMATS = {"GIF", "PNG", "WEBP"}
-EXIF_ORIENTATION = 0x0112
-# Satellite tiles are larger than what Pillow takes for an attack.
-Image.MAX_IMAGE_PIXELS = None
+SUFFIXES = {
+    *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
+    *(".jp2", ".j2k", ".j2c", ".jpf", ".pbm", ".pgm", ".ppm", ".pnm"),
+}
+# Which files these are is told by their bytes: where they stand, what they are, name, reader.
+SIGNATURES = (
+    (0, (b"\x89PNG\r\n\x1a\n",), "PNG", readers.read_png),
+    (0, (b"\xff\xd8\xff",), "JPEG", readers.read_jpeg),
+    (0, (b"GIF87a", b"GIF89a"), "GIF", readers.read_gif),
+    (8, (b"WEBP",), "WebP", readers.read_webp),
+    (4, (b"jP  \r\n\x87\n",), "JPEG 2000", readers.read_jpeg2000),
+    (0, (readers.JP2_START,), "JPEG 2000", readers.read_jpeg2000),
+    (0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF", tiff.read_tiff),
+    (0, (b"BM",), "BMP", plain.read_bmp),
+    (0, tuple(b"P%d" % kind for kind in range(1, 7)), "PBM, PGM or PPM", plain.read_netpbm),
+    (4, (b"ftypavif", b"ftypavis"), "AVIF", None),
+    (4, (b"ftyp",), "HEIF", None),
+    (0, (b"\xff\x0a", b"\0\0\0\x0cJXL "), "JPEG XL", None),
+    (0, (b"v/1\x01",), "OpenEXR", None),
+    (128, (b"DICM",), "DICOM", None),
+    (0, (b"version https://git-lfs",), "Git LFS pointer (git lfs pull)", None),
+)
+READ = ", ".join(dict.fromkeys(name for _, _, name, reader in SIGNATURES if reader))
 
 Example = dict[str, np.ndarray]  # image: uint8 [H, W, 3] RGB; label: uint8 [H, W], see LabelTable
 
 
-def decode_image(data: bytes, where: str) -> np.ndarray:
-    """Any image file as RGB, uint8 [H, W, 3]; DataError, beginning with `where`, if unreadable.
+class Stored(NamedTuple):
+    """What the file of an example's image holds.
 
-    EXIF rotation is applied, alpha dropped, and 16 bits become 8 by division by 257.
+    kind: see `Raster.kind`. low, high: of its samples. largest: what means full brightness.
+    turned: a tag turns or mirrors it, none its mask, and the sizes cannot tell.
     """
+
+    kind: str
+    low: float
+    high: float
+    largest: int | None
+    turned: bool
+
+
+def read(data: bytes | np.ndarray, where: str) -> Raster:
+    """A file, or an array, as it is; DataError, beginning with `where`, if it cannot be read."""
+    name, reader = ("array", raster.of_array) if isinstance(data, np.ndarray) else _find(data)
+    if reader is None:
+        remedy = f"what is read is {READ}" if data else "restore or remove it"
+        raise DataError(f"{where}: {name} ({len(data)} bytes); {remedy}")
     try:
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        image = None
-    if image is None:
+        return reader(data)
+    except Refused as refusal:
+        raise DataError(f"{where}: {name} {refusal}") from refusal
+    except MemoryError as error:
+        raise DataError(f"{where}: {name} too large for memory; cut it into tiles") from error
+    except Exception as error:  # the libraries raise a dozen types over damaged files
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise DataError(
-            f"{where}: unreadable as an image ({len(data)} bytes); restore or remove it"
-        )
-    if _num_frames(data) > 1:
-        raise DataError(f"{where}: an animation of {_num_frames(data)} frames; save one as a file")
-    if image.dtype == np.uint16:
-        image = np.rint(image / 257).astype(np.uint8)
-    if image.dtype != np.uint8:
-        raise DataError(f"{where}: an image of {image.dtype}; save it with 8 or 16 bits a channel")
-    return image
+            f"{where}: damaged {name} ({len(data)} bytes): {reason}; restore or remove it"
+        ) from error
 
 
-def _num_frames(data: bytes) -> int:
-    try:
-        image = Image.open(io.BytesIO(data))
-        return getattr(image, "n_frames", 1) if image.format in ANIMATED_FORMATS else 1
-    except Exception:  # what only OpenCV reads
-        return 1
+def _find(data: bytes) -> tuple[str, Callable[[bytes], Raster] | None]:
+    if not data:
+        return "an empty file", None
+    for at, beginnings, name, reader in SIGNATURES:
+        if data.startswith(beginnings, at):
+            return name if reader else f"a file of type {name}", reader
+    return f"no image, it begins with {data[:8]!r}", None
 
 
-def turns_unseen(data: bytes) -> bool:
-    """Whether EXIF turns or mirrors an image without changing its size, as no mask could tell."""
-    try:
-        image = Image.open(io.BytesIO(data))
-        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-    except Exception:  # damaged EXIF data: OpenCV ignores them, and so do we
-        return False
-    return orientation in (2, 3, 4) or (orientation > 4 and image.width == image.height)
+def decode_image(data: bytes, where: str, value_range: tuple[float, ...] = ()) -> np.ndarray:
+    """Any image file as RGB, uint8 [H, W, 3], turned as it says, without alpha.
+
+    value_range: (low, high), the stored values that become 0 and 255, with clipping; () for those
+      of the type. DataError, beginning with `where`, where a file cannot be read, or needs it.
+    """
+    return to_rgb(read(data, where), where, value_range)
 
 
 def decode_mask(data: bytes, where: str, as_colors: bool) -> np.ndarray:
-    """A mask file as it is: integers [H, W], or RGB uint8 [H, W, 3]; no EXIF, no scaling.
+    """A mask file's ids as they were written, integers [H, W], or RGB uint8 [H, W, 3].
 
-    A palette gives its indices, or its colours with `as_colors`. DataError for what may have
-    changed the labels: JPEG, several frames, floats, an unreadable file.
+    A palette gives its indices, or its colours with `as_colors`. Turned as the file says, without
+    alpha. DataError, beginning with `where`, for what may have changed the ids.
     """
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except Exception as error:  # PIL raises half a dozen types for damaged files
+    return to_ids(read(data, where), where, as_colors)
+
+
+def to_rgb(image: Raster, where: str, value_range: tuple[float, ...] = ()) -> np.ndarray:
+    """See `decode_image`."""
+    samples = image.samples
+    if samples.shape[-1] not in (1, 3):
+        raise DataError(f"{where}: an image of {samples.shape[-1]} bands; save one (grey), or RGB")
+    is_float = samples.dtype.kind == "f"
+    if is_float and (missing := np.count_nonzero(~np.isfinite(samples))):
+        raise DataError(f"{where}: {missing} values are NaN or infinite; fill them")
+    if not value_range and image.largest is None:
         raise DataError(
-            f"{where}: unreadable as a mask ({len(data)} bytes): {error}; restore or remove it"
-        ) from error
-    if image.format in LOSSY_FORMATS:
-        raise DataError(f"{where}: a JPEG mask; its compression invents labels, export PNG instead")
-    if getattr(image, "n_frames", 1) > 1:
-        raise DataError(f"{where}: a mask of {image.n_frames} frames; save each as a file")
-    if image.mode in ("RGB", "RGBA") or (as_colors and image.mode in ("P", "PA")):
-        return np.asarray(image.convert("RGBA"))[..., :3]
-    if image.mode not in INDEX_MODES:
-        raise DataError(f"{where}: a mask of PIL mode {image.mode}; save integers or RGB as PNG")
-    if as_colors and image.mode == "1":
-        image = image.convert("L")  # black and white, not 0 and 1
-    pixels = np.asarray(image)
-    pixels = pixels[..., 0] if pixels.ndim == 3 else pixels  # without alpha
-    return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
+            f"{where}: {image.kind}, with values from {samples.min()} to {samples.max()}; set "
+            "config.data.value_range to those that are to become black and white"
+        )
+    scaled = _scale(samples, *(value_range or (0, image.largest)))
+    if image.inverted:
+        scaled = 255 - scaled
+    if scaled.shape[-1] == 1:
+        scaled = np.repeat(scaled, 3, axis=2)
+    return np.ascontiguousarray(_turn(scaled, image.orientation))
+
+
+def _scale(samples: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Values from low to high to uint8 from 0 to 255, rounded; what lies beyond is clipped."""
+    if samples.dtype == np.uint8 and (low, high) == (0, 255):
+        return samples
+
+    def scaled(values: np.ndarray) -> np.ndarray:
+        return np.rint(((values - low) * (255 / (high - low))).clip(0, 255)).astype(np.uint8)
+
+    if samples.dtype in (np.uint8, np.uint16):  # a table of all values takes a tenth of the time
+        return scaled(np.arange(np.iinfo(samples.dtype).max + 1.0))[samples]
+    return scaled(samples.astype(np.float64))
+
+
+def to_ids(mask: Raster, where: str, as_colors: bool) -> np.ndarray:
+    """See `decode_mask`."""
+    if mask.loss:
+        raise DataError(f"{where}: a mask with {mask.loss}, which may change ids; export a PNG")
+    if mask.inverted:
+        raise DataError(
+            f"{where}: a mask whose 0 is white (MINISWHITE), which some libraries read as 1 and "
+            "others as 0; save it as MINISBLACK, or as PNG"
+        )
+    if mask.pixels.dtype.kind not in "ui":
+        raise DataError(f"{where}: a mask of {mask.pixels.dtype}; save integers")
+    ids = _colors(mask, where) if as_colors else _indices(mask, where)
+    if ids.shape[-1] not in (1, 3):
+        raise DataError(f"{where}: a mask of {ids.shape[-1]} bands; save ids in one band")
+    return _turn(ids[..., 0] if ids.shape[-1] == 1 else ids, mask.orientation)
+
+
+def _colors(mask: Raster, where: str) -> np.ndarray:
+    if mask.palette is not None or mask.largest in (None, 255, 65535):
+        return mask.samples
+    if 255 % mask.largest:
+        raise DataError(f"{where}: a mask of {mask.kind}; save colours with 8 bits a channel")
+    return (mask.opaque * (255 // mask.largest)).astype(np.uint8)
+
+
+def _indices(mask: Raster, where: str) -> np.ndarray:
+    ids = mask.opaque
+    if mask.renumbered and (mask.samples != ids).any():
+        raise DataError(
+            f"{where}: a {mask.format} mask with a palette, which many programs renumber when they "
+            "write it; export a PNG"
+        )
+    if ids.shape[-1] == 3 and ids.dtype.itemsize > 1 and (ids != ids[..., :1]).any():
+        raise DataError(f"{where}: a mask of {mask.kind} that differ; save ids in one band")
+    return ids
+
+
+def _turn(array: np.ndarray, orientation: int) -> np.ndarray:
+    """The array [H, W, …] as EXIF wants it shown, by a value from 1 (as it is) to 8."""
+    if orientation > 4:
+        array = array.swapaxes(0, 1)
+    upside_down = orientation in (3, 4, 7, 8)
+    mirrored = orientation in (2, 3, 6, 7)
+    return array[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
 
 
 def decode_example(
@@ -94,22 +183,43 @@ def decode_example(
     table: LabelTable,
     image_name: str,
     mask_name: str,
+    value_range: tuple[float, ...] = (),
 ) -> Example:
-    """Contents of an image and a mask file, or arrays, as an example; DataError names the file."""
-    pixels = decode_image(image, image_name) if isinstance(image, bytes) else image
-    raw = decode_mask(mask, mask_name, bool(table.colors)) if isinstance(mask, bytes) else mask
-    if pixels.shape[2:] != (3,) or pixels.dtype != np.uint8:
-        raise DataError(
-            f"{image_name}: image is {pixels.dtype} {pixels.shape}, not uint8 [H, W, 3]"
-        )
-    label = table.encode(raw[..., 0] if raw.shape[2:] == (1,) else raw, mask_name)
+    """Contents of an image and a mask file, or arrays, as an example; DataError names the file.
+
+    value_range: see `decode_image`.
+    """
+    return _decode(image, mask, table, image_name, mask_name, value_range)[0]
+
+
+def inspect_example(*args: Any) -> tuple[Example, Stored]:
+    """The same, and what the image's file holds."""
+    example, image, mask = _decode(*args)
+    height, width = example["label"].shape
+    swapped = (image.orientation > 4) != (mask.orientation > 4)
+    turned = image.orientation != mask.orientation and (height == width or not swapped)
+    low, high = image.samples.min().item(), image.samples.max().item()
+    return example, Stored(image.kind, low, high, image.largest, turned)
+
+
+def _decode(
+    image: bytes | np.ndarray,
+    mask: bytes | np.ndarray,
+    table: LabelTable,
+    image_name: str,
+    mask_name: str,
+    value_range: tuple[float, ...] = (),
+) -> tuple[Example, Raster, Raster]:
+    picture, labels = read(image, image_name), read(mask, mask_name)
+    pixels = to_rgb(picture, image_name, value_range)
+    label = table.encode(to_ids(labels, mask_name, bool(table.colors)), mask_name)
     if pixels.shape[:2] != label.shape:
         (height, width), (mask_height, mask_width) = pixels.shape[:2], label.shape
         remedy = "export the mask at the size of the image"
         if (height, width) == (mask_width, mask_height):
-            remedy = "an EXIF tag may turn the image only: rotate the mask, or remove the tag"
+            remedy = "a tag (EXIF) may turn the image only: rotate the mask, or remove the tag"
         raise DataError(
             f"{mask_name}: the mask is {mask_height}×{mask_width} (height×width), its image "
             f"{image_name} is {height}×{width}; {remedy}"
         )
-    return {"image": pixels, "label": label}
+    return {"image": pixels, "label": label}, picture, labels

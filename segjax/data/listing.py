@@ -10,7 +10,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+from segjax.data.decode import SUFFIXES
+
 SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
 IMAGE_FOLDERS = {"images", "image", "imgs", "img", "photos", "rgb", "jpegimages"}
 MASK_FOLDERS = {

@@ -5,17 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from segjax.data.datasets import LabelTable, load_table
-from segjax.data.decode import Example, decode_example, turns_unseen
+from segjax.data.decode import Example, Stored, decode_example, inspect_example
 from segjax.data.folders import Pair, find_pairs, has_folder_split
 from segjax.errors import ConfigError, DataError
 from segjax.files import expand
 
 
 class Source(Protocol):
-    """A split, by index. `name` says which file or record an example is."""
+    """A split, by index. `name` says which file or record an example is.
+
+    One that decodes files has also `inspect(index)`: the example, and what its file holds.
+    """
 
     table: LabelTable
 
@@ -58,10 +62,26 @@ def build_source(config: ConfigDict, split: str) -> Source:
             )
         case "folder":
             found = find_pairs(config, split)
-            return FolderSource(load_table(config.classes, config.root), *found)
+            table = load_table(config.classes, config.root)
+            return FolderSource(table, *found, value_range(config))
         case "tfds":
             return TfdsSource(config, split)
     raise ConfigError(f"config.data.source = {config.source!r}: choose shapes, folder or tfds")
+
+
+def value_range(config: ConfigDict) -> tuple[float, ...]:
+    """`config.data.value_range`; ConfigError unless it is empty, or two numbers in their order.
+
+    Runs of earlier versions have no such field.
+    """
+    limits = tuple(config.get("value_range", ()))
+    numbers = all(isinstance(x, (int, float)) and np.isfinite(x) for x in limits)
+    if limits and not (numbers and len(limits) == 2 and limits[0] < limits[1]):
+        raise ConfigError(
+            f"config.data.value_range is {limits!r}; it must be empty, or two numbers, the lower "
+            "one first"
+        )
+    return limits
 
 
 def has_split(config: ConfigDict, split: str) -> bool:
@@ -83,24 +103,28 @@ class FolderSource:
     left_out: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     division: str = ""
+    value_range: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Example:
+        return decode_example(*self._content(index))
+
+    def inspect(self, index: int) -> tuple[Example, Stored]:
+        """See `Source`."""
+        return inspect_example(*self._content(index))
+
+    def _content(self, index: int) -> tuple:
         image, mask = self.pairs[index]
         try:
             contents = image.read_bytes(), mask.read_bytes()
         except OSError as error:
             raise DataError(f"{error}; make {image} and {mask} readable or remove both") from error
-        return decode_example(*contents, self.table, str(image), str(mask))
+        return *contents, self.table, str(image), str(mask), self.value_range
 
     def name(self, index: int) -> str:
         return str(self.pairs[index][0])
-
-    def turns_unseen(self, index: int) -> bool:
-        """See `decode.turns_unseen`."""
-        return turns_unseen(self.pairs[index][0].read_bytes())
 
     def files(self) -> list[Path]:
         return [path for pair in self.pairs for path in pair]
@@ -114,6 +138,7 @@ class TfdsSource:
 
         self.table = load_table(config.classes, config.root)
         self.keys = (config.image_key, config.label_key)
+        self.value_range = value_range(config)
         self.builder = tfds_builder(config.name, config.root)
         self.split = config.splits[split]
         features = list(self.builder.info.features)
@@ -136,8 +161,15 @@ class TfdsSource:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Example:
+        return decode_example(*self._content(index))
+
+    def inspect(self, index: int) -> tuple[Example, Stored]:
+        """See `Source`."""
+        return inspect_example(*self._content(index))
+
+    def _content(self, index: int) -> tuple:
         record, name = self.records[index], self.name(index)
-        return decode_example(*(record[key] for key in self.keys), self.table, name, name)
+        return *(record[key] for key in self.keys), self.table, name, name, self.value_range
 
     def name(self, index: int) -> str:
         return f"{self.builder.name}/{self.split}[{index}]"

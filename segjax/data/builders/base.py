@@ -11,8 +11,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from segjax.data.datasets import TABLES
-from segjax.data.decode import decode_example, decode_mask
+from segjax.data.decode import decode_example, decode_mask, read
 from segjax.data.folders import Pair
+from segjax.errors import DataError
 
 JPEG = b"\xff\xd8"  # how such a file begins
 
@@ -62,6 +63,11 @@ def record(image: Path, mask: Path, table: str) -> dict[str, bytes]:
     example = decode_example(content, mask_content, TABLES[table], str(image), str(mask))
     # TFDS reads no GIF, and a palette as it likes, whatever the files are called.
     if not content.startswith(JPEG):
+        held = read(content, str(image))
+        if held.largest != 255:
+            raise DataError(
+                f"{image}: {held.kind}; TFDS keeps 8 bits: train on the files (source=folder)"
+            )
         content = cv2.imencode(".png", example["image"][..., ::-1])[1].tobytes()
     # TFDS reads a palette PNG back as colours, so ids are stored as grey values.
     ids = decode_mask(mask_content, str(mask), as_colors=False)

@@ -1,0 +1,84 @@
+"""Whether images use the values that their type has, as 12 bits in a file of 16 do not."""
+
+from dataclasses import dataclass, field
+
+from segjax.data.decode import Stored
+from segjax.data.problems import Problems
+
+COMMON = (4095, 16383)  # of cameras with 12 and 14 bits
+Values = dict[str, list]  # by `Stored.kind`: count, low, high, largest
+
+
+@dataclass
+class Census:
+    """What the images of a split hold; `beyond`: those with values outside `value_range`."""
+
+    value_range: tuple[float, ...]
+    values: Values = field(default_factory=dict)
+    turned: list[str] = field(default_factory=list)
+    beyond: list[str] = field(default_factory=list)
+    extremes: tuple[float, float] = (float("inf"), float("-inf"))
+
+    def add(self, name: str, stored: Stored) -> None:
+        """Counts one image."""
+        kind, low, high, largest, turned = stored
+        count, least, most, _ = self.values.get(kind, (0, low, high, largest))
+        self.values[kind] = [count + 1, min(low, least), max(high, most), largest]
+        if turned:
+            self.turned.append(name)
+        if self.value_range and (low < self.value_range[0] or high > self.value_range[1]):
+            self.beyond.append(name)
+            self.extremes = min(low, self.extremes[0]), max(high, self.extremes[1])
+
+    def warnings(self, split: str) -> list[str]:
+        """What people should know of a split."""
+        found = []
+        if self.turned:
+            found.append(
+                f"{split}: a tag (EXIF) turns or mirrors {len(self.turned)} images, such as "
+                f"{', '.join(self.turned[:3])}; their masks have to be turned likewise"
+            )
+        if self.beyond:
+            low, high = self.extremes
+            found.append(
+                f"{split}: {len(self.beyond)} images, such as {', '.join(self.beyond[:3])}, have "
+                f"values from {low} to {high}; what lies outside config.data.value_range = "
+                f"{self.value_range} is clipped"
+            )
+        return found
+
+
+def describe(split: str, values: Values) -> list[str]:
+    """A line for every kind of file in a split."""
+    return [
+        f"{split}: {count} × {kind}, values {low} … {high}"
+        for kind, (count, low, high, _) in values.items()
+    ]
+
+
+def judge(splits: dict[str, Values], stops: bool, problems: Problems, warnings: list[str]) -> None:
+    """Tells of images that are dark because no `config.data.value_range` was given.
+
+    Sixteen bits of which less than half are used are a problem if it `stops`, before training: the
+    network would see a few of their levels. All others may just be dark: a warning.
+    """
+    found = [item for values in splits.values() for item in values.values()]
+    for largest in sorted({largest for *_, largest in found if largest}):
+        advice = _advice(max(high for *_, high, full in found if full == largest))
+        for split, values in splits.items():
+            highs = [high for *_, high, full in values.values() if full == largest]
+            deep = largest == 65535
+            if not highs or max(highs) >= largest / (2 if deep else 4):
+                continue
+            message = (
+                f"{split}: images of up to {largest} hold no value above {max(highs)}, and would "
+                f"be dark; set config.data.value_range={advice}, or 0,{largest} to keep them so"
+            )
+            if deep and stops:
+                problems.add(message)
+            else:
+                warnings.append(message)
+
+
+def _advice(high: float) -> str:
+    return f"0,{next((top for top in COMMON if top / 2 < high <= top), max(high, 1))}"
