@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from segjax import adversarial, losses, models, optim, pretrained, state, steps
+from segjax import adversarial, gan_step, losses, models, optim, pretrained, state, steps
 from segjax.data import augment, check, pipeline, sources
 from segjax.errors import ConfigError
 from segjax.evaluator import RESOLUTIONS
@@ -23,6 +23,7 @@ class Functions(NamedTuple):
     model: nn.Module
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
+    loss: losses.Loss
     train_step: Callable
     eval_step: Callable
     gan: "Gan | None"
@@ -137,8 +138,9 @@ def build(
         model=model,
         optimizer=optimizer,
         schedule=schedule,
+        loss=loss,
         train_step=devices.compile(train_step, donate_state=True),
-        eval_step=devices.compile(eval_step),
+        eval_step=devices.compile(eval_step, split=(False, True)),
         gan=gan,
     )
 
@@ -147,7 +149,7 @@ def _build_gan(config: ConfigDict, devices: Parallel, steps_per_epoch: int, shar
     discriminator = models.build_discriminator(config.gan, config.model.dtype, devices.axis_name)
     optimizer = adversarial.build_optimizer(config.gan)
     step = partial(
-        steps.gan_train_step,
+        gan_step.gan_train_step,
         discriminator=discriminator,
         discriminator_optimizer=optimizer,
         objective=config.gan.objective,

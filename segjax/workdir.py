@@ -48,6 +48,9 @@ def _read_config(workdir: Path) -> dict:
         for part in sections:
             section = section.setdefault(part, {})
         section.setdefault(name, value)
+    # It was decoupled; of AdamW, where the field decides nothing, it must not differ.
+    was_sgd = config["optim"]["name"] == "sgd"
+    config["optim"].setdefault("sgd_decay", "decoupled" if was_sgd else "l2")
     return config
 
 
