@@ -156,7 +156,10 @@ def build(config: ConfigDict, pixel_counts: jax.Array) -> Loss:
         "lovasz": lovasz(),
     }
     used = {name: config[name] for name in terms if config[name]}
-    if not used or min(used.values()) < 0:
+    for name in terms:
+        if config[name] < 0:
+            raise ConfigError(f"config.loss.{name} is {config[name]}; it must be at least 0")
+    if not used:
         raise ConfigError(f"config.loss needs a positive weight for one or more of {tuple(terms)}")
 
     def sums(logits: jax.Array, label: jax.Array) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """From a configuration to the functions that training and evaluation run."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from functools import partial, reduce
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
@@ -38,6 +38,36 @@ class Gan(NamedTuple):
     start_step: int
 
 
+# The smallest values of fields that have no other rule.
+LOWEST = {
+    0: (
+        "checkpoint_minutes",
+        "data.fold",
+        "data.folds",
+        "data.cache_gb",
+        "data.device_gb",
+        "eval.num_pictures",
+    ),
+    1: (
+        "num_epochs",
+        "log_every",
+        "data.num_train",
+        "data.num_val",
+        "data.num_threads",
+        "eval.every_epochs",
+        "eval.batch_size",
+    ),
+}
+
+
+def _get(config: ConfigDict, field: str) -> Any:
+    return reduce(lambda part, name: part[name], field.split("."), config)
+
+
+def _are_whole(values: tuple) -> bool:
+    return all(isinstance(n, int) and n >= 1 for n in values)
+
+
 def _require(condition: bool, field: str, value: object, needed: str) -> None:
     if not condition:
         raise ConfigError(f"config.{field} is {value!r}; it must be {needed}")
@@ -66,17 +96,26 @@ def validate(config: ConfigDict, devices: Parallel) -> None:
     _require(k >= 1 and share % k == 0, "optim.accumulate", k, f"a divisor of {share}, a device's "
              "share of the batch")  # fmt: skip
     _require(0 <= decay < 1, "optim.ema_decay", decay, "in [0, 1)")
-    for field in ("num_epochs", "log_every"):
-        _require(config[field] >= 1, field, config[field], "at least 1")
-    for field in ("every_epochs", "batch_size"):
-        _require(config.eval[field] >= 1, f"eval.{field}", config.eval[field], "at least 1")
-    minutes = config.checkpoint_minutes
-    _require(minutes >= 0, "checkpoint_minutes", minutes, "at least 0, which is off")
+    for lowest, fields in LOWEST.items():
+        for field in fields:
+            value = _get(config, field)
+            _require(value >= lowest, field, value, f"at least {lowest}")
+    for field in ("seed", "data.seed"):
+        value = _get(config, field)
+        _require(0 <= value < 2**32, field, value, "in [0, 4294967296)")
+    for field in ("val_fraction", "test_fraction"):
+        share = config.data[field]
+        _require(0 <= share < 1, f"data.{field}", share, "in [0, 1)")
+    shares = config.data.val_fraction + config.data.test_fraction
+    left = f"less than {1 - config.data.test_fraction:g}, so that training has a share, too"
+    _require(shares < 1 or config.data.folds, "data.val_fraction", config.data.val_fraction, left)
     resolution = config.eval.resolution
     _require(resolution in RESOLUTIONS, "eval.resolution", resolution, f"one of {RESOLUTIONS}")
     size = tuple(config.data.size)
-    whole = all(isinstance(n, int) and n >= 1 for n in size)
-    _require(len(size) == 2 and whole, "data.size", size, "height and width")
+    _require(len(size) == 2 and _are_whole(size), "data.size", size, "height and width")
+    for field in ("model.decoder_channels", "gan.channels"):
+        value = tuple(_get(config, field))
+        _require(_are_whole(value), field, value, "whole numbers of at least 1")
     fit = config.data.fit
     _require(fit in pipeline.FITS, "data.fit", fit, f"one of {pipeline.FITS}")
     epsilon = config.model.norm_epsilon
@@ -86,9 +125,6 @@ def validate(config: ConfigDict, devices: Parallel) -> None:
         positive = field == "mean" or all(value > 0 for value in values)
         _require(len(values) == 3 and positive, f"model.{field}", values, "three numbers, std > 0")
     sources.value_range(config.data)
-    threads, shown = config.data.num_threads, config.eval.num_pictures
-    _require(threads >= 1, "data.num_threads", threads, "at least 1")
-    _require(shown >= 0, "eval.num_pictures", shown, "at least 0")
     augment.check(config.augment)
     pretrained.check(config)
     adversarial.check(config.gan)

@@ -201,7 +201,7 @@ def test_build_adds_the_terms_by_weight(example):
     [
         ({"class_weights": "median"}, r"config\.loss\.class_weights is 'median'"),
         ({"cross_entropy": 0.0}, r"config\.loss needs a positive weight"),
-        ({"dice": -1.0}, r"config\.loss needs a positive weight"),
+        ({"dice": -1.0}, r"config\.loss\.dice is -1\.0"),
         ({"focal": 1.0, "focal_gamma": -1.0}, r"config\.loss\.focal_gamma is -1\.0"),
         ({"label_smoothing": 1.0}, r"config\.loss\.label_smoothing is 1\.0"),
     ],
