@@ -1,5 +1,7 @@
 """One masked step is the same update on one device, on a mesh and under pmap."""
 
+import tracemalloc
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -188,6 +190,18 @@ def test_accumulated_parts_count_by_their_labelled_pixels(
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
     if not dice:
         assert_close(updated([(image, label)], [1.0])[0], after.params, 1e-5)
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_replicating_copies_nothing_in_the_host_s_memory(mode):
+    devices, tree = Parallel(mode), {"image": np.zeros((1000, 1000), np.uint8)}
+    devices.replicate({"image": tree["image"][:1]})  # what JAX keeps of a first call
+    tracemalloc.start()
+    placed = devices.replicate(tree)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert placed["image"].addressable_data(3).size == 1_000_000
+    assert peak < 200_000
 
 
 @pytest.mark.parametrize(("mode", "count"), [("jit", 1), ("jit", 4), ("pmap", 4)])
