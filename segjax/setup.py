@@ -87,15 +87,8 @@ def _check_values(config: ConfigDict, prefix: str = "") -> None:
             _require(numbers, f"{prefix}{name}", value, "numbers, separated by commas")
 
 
-def validate(config: ConfigDict, devices: Parallel) -> None:
-    """Raises ConfigError for what no run can be made of, before any data are read."""
-    _check_values(config)
-    devices.check_batch_size(config.batch_size)
-    share = config.batch_size // len(devices.devices)
-    k, decay = config.optim.accumulate, config.optim.ema_decay
-    _require(k >= 1 and share % k == 0, "optim.accumulate", k, f"a divisor of {share}, a device's "
-             "share of the batch")  # fmt: skip
-    _require(0 <= decay < 1, "optim.ema_decay", decay, "in [0, 1)")
+def _check_bounds(config: ConfigDict) -> None:
+    """Single fields that nothing else looks at before the data are read."""
     for lowest, fields in LOWEST.items():
         for field in fields:
             value = _get(config, field)
@@ -103,37 +96,46 @@ def validate(config: ConfigDict, devices: Parallel) -> None:
     for field in ("seed", "data.seed"):
         value = _get(config, field)
         _require(0 <= value < 2**32, field, value, "in [0, 4294967296)")
-    for field in ("val_fraction", "test_fraction"):
-        share = config.data[field]
-        _require(0 <= share < 1, f"data.{field}", share, "in [0, 1)")
-    shares = config.data.val_fraction + config.data.test_fraction
-    left = f"less than {1 - config.data.test_fraction:g}, so that training has a share, too"
-    _require(shares < 1 or config.data.folds, "data.val_fraction", config.data.val_fraction, left)
-    resolution = config.eval.resolution
-    _require(resolution in RESOLUTIONS, "eval.resolution", resolution, f"one of {RESOLUTIONS}")
+    for field in ("data.val_fraction", "data.test_fraction", "optim.ema_decay"):
+        value = _get(config, field)
+        _require(0 <= value < 1, field, value, "in [0, 1)")
+    for field, choices in (("eval.resolution", RESOLUTIONS), ("data.fit", pipeline.FITS)):
+        value = _get(config, field)
+        _require(value in choices, field, value, f"one of {choices}")
     size = tuple(config.data.size)
     _require(len(size) == 2 and _are_whole(size), "data.size", size, "height and width")
     for field in ("model.decoder_channels", "gan.channels"):
         value = tuple(_get(config, field))
         _require(_are_whole(value), field, value, "whole numbers of at least 1")
-    fit = config.data.fit
-    _require(fit in pipeline.FITS, "data.fit", fit, f"one of {pipeline.FITS}")
     epsilon = config.model.norm_epsilon
     _require(epsilon > 0, "model.norm_epsilon", epsilon, "above 0")
     for field in ("mean", "std"):
         values = tuple(config.model[field])
         positive = field == "mean" or all(value > 0 for value in values)
         _require(len(values) == 3 and positive, f"model.{field}", values, "three numbers, std > 0")
+
+
+def validate(config: ConfigDict, devices: Parallel) -> None:
+    """Raises ConfigError for what no run can be made of, before any data are read."""
+    _check_values(config)
+    _check_bounds(config)
+    devices.check_batch_size(config.batch_size)
+    share, k = config.batch_size // len(devices.devices), config.optim.accumulate
+    _require(k >= 1 and share % k == 0, "optim.accumulate", k, f"a divisor of {share}, a device's "
+             "share of the batch")  # fmt: skip
+    val, test = config.data.val_fraction, config.data.test_fraction
+    _require(val + test < 1 or config.data.folds, "data.val_fraction", val,
+             f"less than {1 - test:g}, so that training has a share, too")  # fmt: skip
     sources.value_range(config.data)
     augment.check(config.augment)
     pretrained.check(config)
     adversarial.check(config.gan)
     has_gan = config.gan.objective != "none"
     _require(k == 1 or not has_gan, "optim.accumulate", k, "1 with a discriminator (config.gan)")
-    if has_gan and patchgan.num_patches(min(size), len(config.gan.channels)) < 1:
+    if has_gan and patchgan.num_patches(min(config.data.size), len(config.gan.channels)) < 1:
         raise ConfigError(
             f"config.gan.channels has {len(config.gan.channels)} convolutions, too many for "
-            f"config.data.size = {size}; take fewer, or larger images"
+            f"config.data.size = {tuple(config.data.size)}; take fewer, or larger images"
         )
     start = config.gan.start_epoch
     _require(not has_gan or start < config.num_epochs, "gan.start_epoch", start, "below num_epochs")
