@@ -49,8 +49,8 @@ def _read_config(workdir: Path) -> dict:
             section = section.setdefault(part, {})
         section.setdefault(name, value)
     # It was decoupled; of AdamW, where the field decides nothing, it must not differ.
-    was_sgd = config["optim"]["name"] == "sgd"
-    config["optim"].setdefault("sgd_decay", "decoupled" if was_sgd else "l2")
+    optim = config.setdefault("optim", {})
+    optim.setdefault("sgd_decay", "decoupled" if optim.get("name") == "sgd" else "l2")
     return config
 
 
