@@ -16,7 +16,11 @@ from configs import common
 
 
 def get_config() -> ConfigDict:
-    """Windows of 512×1024, scales 0.5 to 2, SGD with poly decay; whole images in evaluation."""
+    """MMSegmentation's: windows of 512×1024, scales 0.5 to 2, SGD; whole images in evaluation.
+
+    As 80,000 updates of 8 images there. Other than there: Nesterov momentum, warm-up, clipping,
+    averaged weights, a learning rate that ends at 0 instead of 1e-4, no decay of norms and biases.
+    """
     config = common.get_config()
     config.data.source = "folder"
     config.data.root = "data/cityscapes"
@@ -30,6 +34,7 @@ def get_config() -> ConfigDict:
     config.optim.name = "sgd"
     config.optim.learning_rate = 0.01
     config.optim.schedule = "poly"
+    config.optim.weight_decay = 5e-4
     config.eval.every_epochs = 20
     config.eval.batch_size = 4
     return config

@@ -158,6 +158,9 @@ def _optim() -> ConfigDict:
     optim.warmup_fraction = 0.05
     # On convolution kernels only, not on norms and biases.
     optim.weight_decay = 1e-4
+    # SGD's: l2 (added to the gradient, ahead of the momentum, as in PyTorch and published recipes)
+    # or decoupled (after it, as AdamW's always is: a tenth as strong at a momentum of 0.9).
+    optim.sgd_decay = "l2"
     # Adam's beta 1, or SGD's Nesterov momentum.
     optim.momentum = 0.9
     # Largest global norm of the gradients.

@@ -20,7 +20,11 @@ from segjax.errors import ConfigError
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """DeepLab's recipe: windows of 512, scales 0.5 to 2, SGD with poly decay."""
+    """DeepLab's recipe: windows of 512, scales 0.5 to 2, SGD with poly decay.
+
+    Other than there: Nesterov momentum, warm-up, clipping and averaged weights, and depthwise
+    kernels decay, too.
+    """
     if variant not in ("", "trainaug"):
         raise ConfigError(f"configs/voc2012.py has no variant {variant!r}; there is only :trainaug")
     config = common.get_config()

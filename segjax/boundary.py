@@ -85,7 +85,7 @@ def _found(
 ) -> jax.Array:
     """Outline pixels that have one of their class in `other` within the tolerance [B]."""
     # One bit per class: a single bitwise or grows the outlines of 32 classes.
-    word = jnp.arange(-(-num_classes // 32))
+    word = jnp.arange(-(-num_classes // 32))[None, None, None]
     bit = jnp.uint32(1) << (other % 32).astype(jnp.uint32)
     is_here = other_outline[..., None] & (other[..., None] // 32 == word)
     bits = jnp.where(is_here, bit[..., None], jnp.uint32(0))
@@ -124,8 +124,9 @@ def counts(
     void = label >= num_classes
     truth = jnp.where(void, -1, label.astype(jnp.int16)).astype(jnp.int16)
     guess = jnp.where(void, -1, prediction.astype(jnp.int16)).astype(jnp.int16)
-    rows, columns = jnp.arange(label.shape[1]), jnp.arange(label.shape[2])
-    outside = (rows[:, None] >= size[:, 0, None, None]) | (columns >= size[:, 1, None, None])
+    rows = jnp.arange(label.shape[1])[None, :, None]
+    columns = jnp.arange(label.shape[2])[None, None]
+    outside = (rows >= size[:, 0, None, None]) | (columns >= size[:, 1, None, None])
 
     distances = [_distance(c, outside, widths[:, : len(RATIOS)].max()) for c in (truth, guess)]
     bands = [[d <= widths[:, i, None, None] for d in distances] for i in range(len(RATIOS))]
@@ -153,8 +154,8 @@ def _tally(classes: jax.Array, flags: list[jax.Array], num_classes: int) -> jax.
     cell = jnp.where(classes < 0, num_classes, classes).astype(jnp.int32) * num_codes + code
     pixels = jnp.bincount(cell.ravel(), length=(num_classes + 1) * num_codes)
     pixels = pixels.reshape(num_classes + 1, num_codes)[:-1]
-    has_flag = (jnp.arange(num_codes) >> jnp.arange(len(flags))[:, None]) & 1
-    return jnp.where(has_flag[:, None], pixels, 0).sum(-1).astype(jnp.int32)
+    has_flag = (jnp.arange(num_codes)[None] >> jnp.arange(len(flags))[:, None]) & 1
+    return jnp.where(has_flag[:, None], pixels[None], 0).sum(-1).astype(jnp.int32)
 
 
 def metrics(counts: dict[str, np.ndarray]) -> dict[str, float | np.ndarray]:

@@ -78,6 +78,7 @@ def evaluate_run(
         variables,
         setup.eval_examples(config, split, data),
         step=functions.eval_step,
+        loss=functions.loss,
         devices=devices,
         batch_size=config.eval.batch_size,
         num_pictures=config.eval.num_pictures,

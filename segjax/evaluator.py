@@ -11,6 +11,7 @@ import numpy as np
 from segjax import boundary, iou, pictures, report
 from segjax.data.datasets import LabelTable
 from segjax.data.pipeline import Fitted, eval_batches, resize_image
+from segjax.losses import Loss
 from segjax.parallel import Parallel
 
 RESOLUTIONS = ("native", "input")
@@ -21,8 +22,8 @@ MAX_LOGITS = 2**28  # of a batch: 1 GiB, however large the images are
 class Evaluation:
     """What one split gave.
 
-    confusion: int64 [C, C]; edges: int64, see `boundary.counts`; loss: mean of the batches,
-    weighted by their labelled pixels; pictures: image uint8 [H, W, 3], label and prediction uint8
+    confusion: int64 [C, C]; edges: int64, see `boundary.counts`; loss: of the whole split, as if it
+    were one batch; pictures: image uint8 [H, W, 3], label and prediction uint8
     [H, W] of a few examples of the split.
     """
 
@@ -52,6 +53,7 @@ def evaluate(
     examples: Fitted,
     *,
     step: Any,
+    loss: Loss,
     devices: Parallel,
     batch_size: int,
     num_pictures: int = 0,
@@ -60,7 +62,7 @@ def evaluate(
 
     Args:
       variables: params and batch_stats, on the devices.
-      step: `steps.eval_step`, compiled by `devices`.
+      step: `steps.eval_step`, compiled by `devices`; loss: the one whose sums it gives.
       batch_size: at most; rounded up to a multiple of the number of devices.
     """
     count = len(devices.devices)
@@ -71,23 +73,24 @@ def evaluate(
     # Of what the first process sees, for it is the one that draws.
     seen = [i for i in range(len(examples)) if i % batch_size < share]
     wanted = {seen[i] for i in np.linspace(0, len(seen) - 1, num_pictures).astype(int)}
-    totals, loss, weight, pictures = None, 0.0, 0, []
+    totals, pictures = None, []
     for start, batch in eval_batches(examples, batch_size, devices.process):
         # In float64, on the host: a width that is rounded the other way is another score.
         batch["widths"] = boundary.widths(batch["size"])
-        out = step(variables, devices.shard(batch))
-        prediction = out.pop("prediction")
-        out = devices.unreplicate(out)
-        new = jax.tree.map(np.int64, {"confusion": out["confusion"], **out["boundary"]})
-        totals = jax.tree.map(np.add, totals, new) if totals else new
-        loss += float(out["loss"]) * int(out["weight"])
-        weight += int(out["weight"])
+        sums, prediction = step(variables, devices.shard(batch))
+        sums = jax.tree.map(_widened, devices.unreplicate(sums))
+        totals = jax.tree.map(np.add, totals, sums) if totals else sums
         rows = [i - start for i in sorted(wanted) if start <= i < start + share]
         if rows:
             prediction = devices.unshard(prediction)
             pictures += [_picture(batch, prediction, row, examples.stretched) for row in rows]
-    confusion = totals.pop("confusion")
-    return Evaluation(confusion, totals, loss / max(weight, 1), len(examples), pictures)
+    value = float(loss.value(totals["loss"]))
+    return Evaluation(totals["confusion"], totals["boundary"], value, len(examples), pictures)
+
+
+def _widened(x: np.ndarray) -> np.ndarray:
+    """As 64 bits, which a whole split's pixels need."""
+    return x.astype(np.int64 if np.issubdtype(x.dtype, np.integer) else np.float64)
 
 
 def write_split(

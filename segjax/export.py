@@ -110,7 +110,8 @@ def to_onnx(trained: "Trained", path: Path) -> None:
 
     height, width = trained.config.data.size
     shape = export.symbolic_shape(f"batch, {height}, {width}, 3")
-    with _jax2onnx() as convert:
+    # jax2onnx adds biases of another rank, whatever the process allows.
+    with _jax2onnx() as convert, jax.numpy_rank_promotion("allow"):
         model = convert(
             outputs,
             [jax.ShapeDtypeStruct(shape, "uint8")],

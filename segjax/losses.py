@@ -1,10 +1,14 @@
 """Losses of logits [B, H, W, C] against labels [B, H, W]; void pixels count for nothing.
 
-Every loss is made of sums over the global batch (`parallel.global_sum`), so that it means the same
-on any number of devices. All arithmetic is float32.
+Every loss is a function of sums over pixels or images. The sums add up, over the devices of a
+training step (`parallel.global_sum`) and over the batches of an evaluation, and are divided once:
+so a loss means the same on any number of devices and, of a split, in batches of any size. All
+arithmetic is float32.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +18,21 @@ from ml_collections import ConfigDict
 from segjax.errors import ConfigError
 from segjax.parallel import global_sum
 
-Loss = Callable[[jax.Array, jax.Array, str | None], jax.Array]
+
+@dataclass(frozen=True)
+class Loss:
+    """sums: of logits and labels, a pytree that adds up over images; value: the loss, of those.
+
+    Called, it is the loss of the global batch, of which every device has some.
+    """
+
+    sums: Callable[[jax.Array, jax.Array], Any]
+    value: Callable[[Any], jax.Array]
+
+    def __call__(
+        self, logits: jax.Array, label: jax.Array, axis_name: str | None = None
+    ) -> jax.Array:
+        return self.value(global_sum(self.sums(logits, label), axis_name))
 
 
 def _one_hot(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -24,54 +42,57 @@ def _one_hot(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 def cross_entropy(
-    logits: jax.Array,
-    label: jax.Array,
-    axis_name: str | None = None,
-    *,
-    class_weights: jax.Array | None = None,
-    label_smoothing: float = 0.0,
-    gamma: float = 0.0,
-) -> jax.Array:
+    class_weights: jax.Array | None = None, label_smoothing: float = 0.0, gamma: float = 0.0
+) -> Loss:
     """Mean of -w_c (1 - p_c)^γ log p_c over labelled pixels, divided by the sum of the w_c.
 
     γ = 0 is cross entropy; γ > 0 the focal loss (Lin et al., "Focal Loss for Dense Object
     Detection", ICCV 2017, equation 5). Label smoothing shares a part of every label among all
     classes.
     """
-    target, mask = _one_hot(logits, label)
-    log_p = jax.nn.log_softmax(logits)
-    weight = mask.astype(jnp.float32)
-    if class_weights is not None:
-        weight = target @ class_weights
-    smooth = optax.smooth_labels(target, label_smoothing) if label_smoothing else target
-    if gamma:
-        # Not 0: where p is 1, a power below 1 has an infinite slope.
-        smooth = smooth * jnp.maximum(1 - jnp.exp(log_p), 1e-6) ** gamma
-    loss = -(smooth * log_p).sum(-1)
-    total = global_sum((loss * weight).sum(), axis_name)
-    return total / jnp.maximum(global_sum(weight.sum(), axis_name), 1e-6)
+
+    def sums(logits: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
+        target, mask = _one_hot(logits, label)
+        log_p = jax.nn.log_softmax(logits)
+        weight = mask.astype(jnp.float32)
+        if class_weights is not None:
+            weight = target @ class_weights
+        smooth = optax.smooth_labels(target, label_smoothing) if label_smoothing else target
+        if gamma:
+            # Not 0: where p is 1, a power below 1 has an infinite slope.
+            smooth = smooth * jnp.maximum(1 - jnp.exp(log_p), 1e-6) ** gamma
+        loss = -(smooth * log_p).sum(-1)
+        return {"loss": (loss * weight).sum(), "weight": weight.sum()}
+
+    def value(sums: dict[str, jax.Array]) -> jax.Array:
+        return sums["loss"] / jnp.maximum(sums["weight"], 1e-6)
+
+    return Loss(sums, value)
 
 
-def dice(logits: jax.Array, label: jax.Array, axis_name: str | None = None) -> jax.Array:
-    """1 - mean over classes present of 2 Σ p·t / (Σ p + Σ t), sums over the global batch.
-
-    Milletari et al., "V-Net", 3DV 2016, per class, without squares.
-    """
+def _dice_sums(logits: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
     target, mask = _one_hot(logits, label)
     p = jax.nn.softmax(logits) * mask[..., None]
-    pixels = (0, 1, 2)
-    overlap = global_sum((p * target).sum(pixels), axis_name)
-    sizes = global_sum(p.sum(pixels) + target.sum(pixels), axis_name)
-    present = jax.lax.stop_gradient(global_sum(target.sum(pixels), axis_name) > 0)
-    score = 2 * overlap / jnp.maximum(sizes, 1e-6)
+    each = {"overlap": p * target, "predicted": p, "labelled": target}
+    return {name: x.sum((0, 1, 2)) for name, x in each.items()}
+
+
+def _dice_value(sums: dict[str, jax.Array]) -> jax.Array:
+    present = sums["labelled"] > 0
+    sizes = sums["predicted"] + sums["labelled"]
+    score = 2 * sums["overlap"] / jnp.maximum(sizes, 1e-6)
     return jnp.sum((1 - score) * present) / jnp.maximum(present.sum(), 1)
 
 
-def lovasz(logits: jax.Array, label: jax.Array, axis_name: str | None = None) -> jax.Array:
-    """Lovász-softmax, per image, mean over the classes present in it, then over images.
+def dice() -> Loss:
+    """1 - mean over classes present of 2 Σ p·t / (Σ p + Σ t), sums over the global batch or split.
 
-    Berman et al., "The Lovász-Softmax loss", CVPR 2018, equations 8 and 9 (`per_image=True`).
+    Milletari et al., "V-Net", 3DV 2016, per class, without squares.
     """
+    return Loss(_dice_sums, _dice_value)
+
+
+def _lovasz_sums(logits: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
     target, mask = _one_hot(logits, label)
     batch, num_classes = logits.shape[0], logits.shape[-1]
     errors = jnp.abs(target - jax.nn.softmax(logits)) * mask[..., None]
@@ -90,8 +111,19 @@ def lovasz(logits: jax.Array, label: jax.Array, axis_name: str | None = None) ->
     present = flat[1].any(-1)
     classes = present.sum(-1)
     per_image = (loss * present).sum(-1) / jnp.maximum(classes, 1)
-    total = global_sum(per_image.sum(), axis_name)
-    return total / jnp.maximum(global_sum((classes > 0).sum().astype(jnp.float32), axis_name), 1)
+    return {"loss": per_image.sum(), "images": (classes > 0).sum().astype(jnp.float32)}
+
+
+def _lovasz_value(sums: dict[str, jax.Array]) -> jax.Array:
+    return sums["loss"] / jnp.maximum(sums["images"], 1)
+
+
+def lovasz() -> Loss:
+    """Lovász-softmax, per image, mean over the classes present in it, then over images.
+
+    Berman et al., "The Lovász-Softmax loss", CVPR 2018, equations 8 and 9 (`per_image=True`).
+    """
+    return Loss(_lovasz_sums, _lovasz_value)
 
 
 def median_frequency_weights(pixel_counts: jax.Array, cap: float = 10.0) -> jax.Array:
@@ -105,7 +137,7 @@ def median_frequency_weights(pixel_counts: jax.Array, cap: float = 10.0) -> jax.
 
 
 def build(config: ConfigDict, pixel_counts: jax.Array) -> Loss:
-    """The weighted sum of losses of `config.loss`: a function of (logits, label, axis_name)."""
+    """The weighted sum of the losses of `config.loss`."""
     if config.class_weights not in ("none", "auto"):
         raise ConfigError(
             f"config.loss.class_weights is {config.class_weights!r}; choose 'none' or 'auto'"
@@ -117,20 +149,24 @@ def build(config: ConfigDict, pixel_counts: jax.Array) -> Loss:
     if config.focal_gamma < 0:
         raise ConfigError(f"config.loss.focal_gamma is {config.focal_gamma}; it must be at least 0")
     weights = median_frequency_weights(pixel_counts) if config.class_weights == "auto" else None
-    smoothing = config.label_smoothing
-    shared = dict(class_weights=weights, label_smoothing=smoothing)
     terms = {
-        "cross_entropy": lambda *a: cross_entropy(*a, **shared),
-        "focal": lambda *a: cross_entropy(*a, **shared, gamma=config.focal_gamma),
-        "dice": dice,
-        "lovasz": lovasz,
+        "cross_entropy": cross_entropy(weights, config.label_smoothing),
+        "focal": cross_entropy(weights, config.label_smoothing, config.focal_gamma),
+        "dice": dice(),
+        "lovasz": lovasz(),
     }
     used = {name: config[name] for name in terms if config[name]}
-    if not used or min(used.values()) < 0:
+    for name in terms:
+        if config[name] < 0:
+            raise ConfigError(f"config.loss.{name} is {config[name]}; it must be at least 0")
+    if not used:
         raise ConfigError(f"config.loss needs a positive weight for one or more of {tuple(terms)}")
 
-    def loss(logits: jax.Array, label: jax.Array, axis_name: str | None = None) -> jax.Array:
+    def sums(logits: jax.Array, label: jax.Array) -> dict[str, Any]:
         logits = logits.astype(jnp.float32)
-        return sum(w * terms[name](logits, label, axis_name) for name, w in used.items())
+        return {name: terms[name].sums(logits, label) for name in used}
 
-    return loss
+    def value(sums: dict[str, Any]) -> jax.Array:
+        return sum(weight * terms[name].value(sums[name]) for name, weight in used.items())
+
+    return Loss(sums, value)

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from segjax.errors import ConfigError
 
 OPTIMIZERS = ("adamw", "sgd")
+SGD_DECAYS = ("l2", "decoupled")
 SCHEDULES = ("cosine", "poly", "constant")
 
 
@@ -44,12 +45,17 @@ def is_encoder(params: Any) -> Any:
 def build(
     config: ConfigDict, total_steps: int, freeze_encoder: bool = False
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Clipping, AdamW or SGD with Nesterov momentum, and the encoder's share of the learning rate.
+    """AdamW, or SGD with Nesterov momentum, of gradients clipped by their global norm.
 
-    Weight decay is decoupled and scaled by the learning rate for both optimisers.
+    Decay comes after clipping. AdamW's is decoupled (Loshchilov and Hutter, ICLR 2019): it is added
+    to Adam's direction. SGD's is that of published recipes and of PyTorch, added to the gradient
+    ahead of the momentum, where it acts 1 / (1 - momentum) times as strongly; 'decoupled', after
+    it. Either is multiplied by the learning rate, and by the encoder's share of it: an encoder that
+    is frozen, or has a ratio of 0, does not decay.
     """
-    if config.name not in OPTIMIZERS:
-        raise ConfigError(f"config.optim.name is {config.name!r}; choose one of {OPTIMIZERS}")
+    for field, choices in (("name", OPTIMIZERS), ("sgd_decay", SGD_DECAYS)):
+        if config[field] not in choices:
+            raise ConfigError(f"config.optim.{field} is {config[field]!r}; choose one of {choices}")
     for field in ("learning_rate", "grad_clip"):
         if config[field] <= 0:
             raise ConfigError(f"config.optim.{field} is {config[field]}; it must be above 0")
@@ -63,15 +69,16 @@ def build(
             f"config.optim.warmup_fraction is {config.warmup_fraction}; it must be in [0, 1)"
         )
     schedule = build_schedule(config, total_steps)
+    decay = optax.add_decayed_weights(config.weight_decay, mask=is_decayed)
     if config.name == "adamw":
-        direction = optax.scale_by_adam(b1=config.momentum)
+        direction = optax.scale_by_adam(b1=config.momentum), decay
     else:
-        direction = optax.trace(config.momentum, nesterov=True)
+        momentum = optax.trace(config.momentum, nesterov=True)
+        direction = (decay, momentum) if config.sgd_decay == "l2" else (momentum, decay)
     encoder_ratio = 0.0 if freeze_encoder else config.encoder_lr_ratio
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.grad_clip),
-        direction,
-        optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
+        *direction,
         optax.scale_by_learning_rate(schedule),
         optax.masked(optax.scale(encoder_ratio), is_encoder),
     )

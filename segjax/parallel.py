@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from flax import jax_utils
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -28,14 +28,17 @@ def psum(tree: Any, axis_name: str | None) -> Any:
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
-def global_sum(x: jax.Array, axis_name: str | None) -> jax.Array:
+def global_sum(tree: Any, axis_name: str | None) -> Any:
     """The sum over devices, with the gradient of this device's share alone.
 
     A loss made of such sums has the right value on every device, and its gradients add up to the
     gradient of the global loss under one `psum`. (The gradient of `psum` itself would count every
     device's share once per device.)
     """
-    return x if axis_name is None else x + jax.lax.stop_gradient(psum(x, axis_name) - x)
+    if axis_name is None:
+        return tree
+    others = jax.tree.map(lambda total, x: total - x, psum(tree, axis_name), tree)
+    return jax.tree.map(jnp.add, tree, jax.lax.stop_gradient(others))
 
 
 def _mesh(devices: list[jax.Device]) -> jax.sharding.Mesh:
@@ -95,19 +98,30 @@ class Parallel:
                 f"{len(self.devices)} devices"
             )
 
-    def compile(self, step: Callable, donate_state: bool = False) -> Callable:
-        """`step(state, batch)`, compiled; with `donate_state` the old state's memory is reused."""
+    def compile(self, step: Callable, donate_state: bool = False, split: Any = False) -> Callable:
+        """`step(state, batch)`, compiled; with `donate_state` the old state's memory is reused.
+
+        split: which outputs are divided over the devices by a leading batch axis, for `unshard`;
+          the others are the same everywhere, for `unreplicate`. One bool, or a tree of them that
+          the outputs' begins with.
+        """
         donate = (0,) if donate_state else ()
         if self.mode == "pmap":
             return jax.pmap(step, AXIS, devices=self.devices, donate_argnums=donate)
-        return jax.jit(step, donate_argnums=donate)
+        places = jax.tree.map(lambda divided: self._sharded if divided else self._replicated, split)
+        return jax.jit(step, donate_argnums=donate, out_shardings=places)
 
     def replicate(self, tree: Any) -> Any:
-        """A tree that every process has, to a copy on every device."""
-        tree = jax.device_get(tree)  # other processes' devices take nothing from this one's
-        if self.mode == "pmap":
-            return jax_utils.replicate(tree, self._local)
-        return jax.device_put(tree, self._replicated)
+        """A tree that every process has, to a copy on every device; the host needs one only."""
+        # From the host: other processes' devices take nothing from this one's.
+        return jax.tree.map(self._on_every_device, jax.device_get(tree))
+
+    def _on_every_device(self, x: np.ndarray) -> jax.Array:
+        if self.mode == "pmap":  # which wants a leading axis of devices
+            shape, sharding, x = (len(self._local), *x.shape), self._sharded, x[None]
+        else:
+            shape, sharding = x.shape, self._replicated
+        return jax.make_array_from_callback(shape, sharding, lambda _: x)
 
     def unreplicate(self, tree: Any) -> Any:
         """One copy, as host arrays."""

@@ -132,6 +132,7 @@ class Run:
             variables,
             self.val_examples,
             step=self.functions.eval_step,
+            loss=self.functions.loss,
             devices=self.devices,
             batch_size=self.config.eval.batch_size,
             num_pictures=self.config.eval.num_pictures,

@@ -1,16 +1,16 @@
 """From a configuration to the functions that training and evaluation run."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from functools import partial, reduce
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from segjax import adversarial, losses, models, optim, pretrained, state, steps
-from segjax.data import augment, check, pipeline, sources
+from segjax import adversarial, gan_step, losses, models, optim, pretrained, state, steps
+from segjax.data import augment, check, division, pipeline, sources
 from segjax.errors import ConfigError
 from segjax.evaluator import RESOLUTIONS
 from segjax.models import patchgan
@@ -23,6 +23,7 @@ class Functions(NamedTuple):
     model: nn.Module
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
+    loss: losses.Loss
     train_step: Callable
     eval_step: Callable
     gan: "Gan | None"
@@ -35,6 +36,36 @@ class Gan(NamedTuple):
     optimizer: optax.GradientTransformation
     step: Callable
     start_step: int
+
+
+# The smallest values of fields that have no other rule.
+LOWEST = {
+    0: (
+        "checkpoint_minutes",
+        "data.fold",
+        "data.folds",
+        "data.cache_gb",
+        "data.device_gb",
+        "eval.num_pictures",
+    ),
+    1: (
+        "num_epochs",
+        "log_every",
+        "data.num_train",
+        "data.num_val",
+        "data.num_threads",
+        "eval.every_epochs",
+        "eval.batch_size",
+    ),
+}
+
+
+def _get(config: ConfigDict, field: str) -> Any:
+    return reduce(lambda part, name: part[name], field.split("."), config)
+
+
+def _are_whole(values: tuple) -> bool:
+    return all(isinstance(n, int) and n >= 1 for n in values)
 
 
 def _require(condition: bool, field: str, value: object, needed: str) -> None:
@@ -56,47 +87,60 @@ def _check_values(config: ConfigDict, prefix: str = "") -> None:
             _require(numbers, f"{prefix}{name}", value, "numbers, separated by commas")
 
 
-def validate(config: ConfigDict, devices: Parallel) -> None:
-    """Raises ConfigError for what no run can be made of, before any data are read."""
-    _check_values(config)
-    devices.check_batch_size(config.batch_size)
-    share = config.batch_size // len(devices.devices)
-    k, decay = config.optim.accumulate, config.optim.ema_decay
-    _require(k >= 1 and share % k == 0, "optim.accumulate", k, f"a divisor of {share}, a device's "
-             "share of the batch")  # fmt: skip
-    _require(0 <= decay < 1, "optim.ema_decay", decay, "in [0, 1)")
-    for field in ("num_epochs", "log_every"):
-        _require(config[field] >= 1, field, config[field], "at least 1")
-    for field in ("every_epochs", "batch_size"):
-        _require(config.eval[field] >= 1, f"eval.{field}", config.eval[field], "at least 1")
-    minutes = config.checkpoint_minutes
-    _require(minutes >= 0, "checkpoint_minutes", minutes, "at least 0, which is off")
-    resolution = config.eval.resolution
-    _require(resolution in RESOLUTIONS, "eval.resolution", resolution, f"one of {RESOLUTIONS}")
+def _check_bounds(config: ConfigDict) -> None:
+    """Single fields that nothing else looks at before the data are read."""
+    for lowest, fields in LOWEST.items():
+        for field in fields:
+            value = _get(config, field)
+            _require(value >= lowest, field, value, f"at least {lowest}")
+    for field in ("seed", "data.seed"):
+        value = _get(config, field)
+        _require(0 <= value < 2**32, field, value, "in [0, 4294967296)")
+    for field in ("data.val_fraction", "data.test_fraction", "optim.ema_decay"):
+        value = _get(config, field)
+        _require(0 <= value < 1, field, value, "in [0, 1)")
+    choices_of = {
+        "eval.resolution": RESOLUTIONS,
+        "data.fit": pipeline.FITS,
+        "data.divide": division.RULES,
+    }
+    for field, choices in choices_of.items():
+        value = _get(config, field)
+        _require(value in choices, field, value, f"one of {choices}")
     size = tuple(config.data.size)
-    whole = all(isinstance(n, int) and n >= 1 for n in size)
-    _require(len(size) == 2 and whole, "data.size", size, "height and width: 256,256")
-    fit = config.data.fit
-    _require(fit in pipeline.FITS, "data.fit", fit, f"one of {pipeline.FITS}")
+    _require(len(size) == 2 and _are_whole(size), "data.size", size, "height and width: 256,256")
+    for field in ("model.decoder_channels", "gan.channels"):
+        value = tuple(_get(config, field))
+        _require(_are_whole(value), field, value, "whole numbers of at least 1")
     epsilon = config.model.norm_epsilon
     _require(epsilon > 0, "model.norm_epsilon", epsilon, "above 0")
     for field in ("mean", "std"):
         values = tuple(config.model[field])
         positive = field == "mean" or all(value > 0 for value in values)
         _require(len(values) == 3 and positive, f"model.{field}", values, "three numbers, std > 0")
+
+
+def validate(config: ConfigDict, devices: Parallel) -> None:
+    """Raises ConfigError for what no run can be made of, before any data are read."""
+    _check_values(config)
+    _check_bounds(config)
+    devices.check_batch_size(config.batch_size)
+    share, k = config.batch_size // len(devices.devices), config.optim.accumulate
+    _require(k >= 1 and share % k == 0, "optim.accumulate", k, f"a divisor of {share}, a device's "
+             "share of the batch")  # fmt: skip
+    val, test = config.data.val_fraction, config.data.test_fraction
+    _require(val + test < 1 or config.data.folds, "data.val_fraction", val,
+             f"less than {1 - test:g}, so that training has a share, too")  # fmt: skip
     sources.value_range(config.data)
-    threads, shown = config.data.num_threads, config.eval.num_pictures
-    _require(threads >= 1, "data.num_threads", threads, "at least 1")
-    _require(shown >= 0, "eval.num_pictures", shown, "at least 0")
     augment.check(config.augment)
     pretrained.check(config)
     adversarial.check(config.gan)
     has_gan = config.gan.objective != "none"
     _require(k == 1 or not has_gan, "optim.accumulate", k, "1 with a discriminator (config.gan)")
-    if has_gan and patchgan.num_patches(min(size), len(config.gan.channels)) < 1:
+    if has_gan and patchgan.num_patches(min(config.data.size), len(config.gan.channels)) < 1:
         raise ConfigError(
             f"config.gan.channels has {len(config.gan.channels)} convolutions, too many for "
-            f"config.data.size = {size}; take fewer, or larger images"
+            f"config.data.size = {tuple(config.data.size)}; take fewer, or larger images"
         )
     start = config.gan.start_epoch
     _require(not has_gan or start < config.num_epochs, "gan.start_epoch", start, "below num_epochs")
@@ -137,8 +181,9 @@ def build(
         model=model,
         optimizer=optimizer,
         schedule=schedule,
+        loss=loss,
         train_step=devices.compile(train_step, donate_state=True),
-        eval_step=devices.compile(eval_step),
+        eval_step=devices.compile(eval_step, split=(False, True)),
         gan=gan,
     )
 
@@ -147,7 +192,7 @@ def _build_gan(config: ConfigDict, devices: Parallel, steps_per_epoch: int, shar
     discriminator = models.build_discriminator(config.gan, config.model.dtype, devices.axis_name)
     optimizer = adversarial.build_optimizer(config.gan)
     step = partial(
-        steps.gan_train_step,
+        gan_step.gan_train_step,
         discriminator=discriminator,
         discriminator_optimizer=optimizer,
         objective=config.gan.objective,

@@ -43,11 +43,12 @@ LATER = {
     "data.divide": "thresholds",
     "data.subfolders": False,
     "data.value_range": [],
+    "optim.sgd_decay": "decoupled",
 }
 
 
 # Those of them whose default is another today.
-DEFAULTS = {"data.divide": "shares", "data.subfolders": True}
+DEFAULTS = {"data.divide": "shares", "data.subfolders": True, "optim.sgd_decay": "l2"}
 
 
 def _read_config(workdir: Path) -> dict:

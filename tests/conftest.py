@@ -7,6 +7,8 @@ from configs import common
 
 jax.config.update("jax_num_cpu_devices", 4)  # before the first use of a device
 jax.config.update("jax_disable_most_optimizations", True)  # compiling takes longer than running
+# Shapes that differ in rank are mostly a mistake: axes are added by hand.
+jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compiling is most of the time of the tests; what one has compiled serves the next.
 _cache = tempfile.TemporaryDirectory()
 jax.config.update("jax_compilation_cache_dir", _cache.name)

@@ -189,14 +189,16 @@ def test_any_image_size_gives_logits_of_the_same_size(size):
     assert (logits.shape, logits.dtype) == ((2, *size, 3), jnp.float32)
 
 
-def test_padding_does_not_move_the_result_of_a_multiple_of_the_stride():
-    """Cropping an image at a multiple of 32 leaves far pixels' logits as they were."""
+def test_an_odd_image_is_one_with_the_mean_colour_below_and_at_the_right():
+    """Padding to the stride moves no pixel; uint8 and float32 pixels mean the same."""
     model = tiny_model()
-    image = jax.random.randint(jax.random.key(0), (1, 64, 64, 3), 0, 256).astype(jnp.uint8)
+    image = jax.random.randint(jax.random.key(0), (1, 40, 50, 3), 0, 256).astype(jnp.uint8)
     variables = jax.jit(model.init)(jax.random.key(0), image)
     apply = jax.jit(model.apply)
+    filled = jnp.broadcast_to(jnp.array(model.mean)[None, None, None], (1, 64, 64, 3))
+    filled = filled.at[:, :40, :50].set(image)
     np.testing.assert_allclose(
-        apply(variables, image), apply(variables, image.astype(jnp.float32)), atol=1e-6
+        apply(variables, image), apply(variables, filled)[:, :40, :50], atol=1e-6
     )
 
 

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,15 +63,58 @@ def test_without_warm_up_the_first_step_has_the_full_rate():
     )
 
 
-@pytest.mark.parametrize("name", optim.OPTIMIZERS)
-def test_weight_decay_shrinks_kernels_and_nothing_else(params, name):
+@pytest.mark.parametrize(
+    ("options", "factor"),
+    [
+        ({"name": "adamw"}, 1),
+        ({"name": "sgd", "sgd_decay": "decoupled"}, 1),
+        # The third buffer of equal gradients g is g (1 + m + m²); Nesterov adds m of it to g.
+        ({"name": "sgd"}, 1 + 0.9 * (1 + 0.9 + 0.9**2)),
+    ],
+)
+def test_weight_decay_shrinks_kernels_and_nothing_else(params, options, factor):
     zeros = jax.tree.map(jnp.zeros_like, params)
-    updates = updates_of(params, zeros, name=name, weight_decay=0.1)
+    updates = updates_of(params, zeros, weight_decay=0.1, **options)
     for part in params:
         np.testing.assert_allclose(
-            updates[part]["kernel"], -PEAK * 0.1 * params[part]["kernel"], rtol=1e-6
+            updates[part]["kernel"], -PEAK * 0.1 * factor * params[part]["kernel"], rtol=1e-6
         )
         assert (updates[part]["scale"] == 0).all() and (updates[part]["bias"] == 0).all()
+
+
+def test_sgd_is_that_of_pytorch(params):
+    """torch.optim.SGD(lr, momentum, weight_decay, nesterov=True) after clip_grad_norm_.
+
+    With two groups of parameters: the encoder has a tenth of the learning rate, and norms and
+    biases no decay.
+    """
+    momentum, decay, clip, steps = 0.9, 0.05, 3.0, 6
+    optimizer, _ = optim.build(
+        config(
+            name="sgd", momentum=momentum, weight_decay=decay, grad_clip=clip, encoder_lr_ratio=0.1
+        ),
+        STEPS,
+    )
+    state, ours = optimizer.init(params), params
+    theirs = jax.tree.map(lambda p: np.array(p, np.float64), params)
+    buffers = jax.tree.map(np.zeros_like, theirs)
+    rng = np.random.default_rng(1)
+    for _ in range(steps):
+        gradients = jax.tree.map(lambda p: rng.normal(0, 0.3, p.shape), theirs)
+        norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(gradients)))
+        updates, state = optimizer.update(
+            jax.tree.map(lambda g: jnp.asarray(g, jnp.float32), gradients), state, ours
+        )
+        ours = optax.apply_updates(ours, updates)
+        for part, name in itertools.product(theirs, ("kernel", "scale", "bias")):
+            gradient = gradients[part][name] * min(1, clip / norm)
+            if name == "kernel":
+                gradient = gradient + decay * theirs[part][name]
+            buffers[part][name] = momentum * buffers[part][name] + gradient
+            rate = PEAK * (0.1 if part == "encoder" else 1)
+            theirs[part][name] -= rate * (gradient + momentum * buffers[part][name])
+        assert norm > clip
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
 
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
@@ -101,6 +146,7 @@ def test_gradients_are_clipped_by_their_global_norm(params):
     ("field", "value"),
     [
         ("name", "adam"),
+        ("sgd_decay", "L2"),
         ("schedule", "step"),
         ("learning_rate", 0.0),
         ("learning_rate", -1.0),

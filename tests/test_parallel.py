@@ -1,11 +1,15 @@
 """One masked step is the same update on one device, on a mesh and under pmap."""
 
+import tracemalloc
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from segjax import boundary, setup, state
+from segjax import boundary, models, setup, state
 from segjax.errors import ConfigError
 from segjax.parallel import Parallel
 
@@ -30,15 +34,18 @@ def one_step(config, mode, count):
     functions = setup.build(config, devices, NUM_CLASSES, np.array([100, 10, 1]), total_steps=10)
     start = state.create(functions.model, functions.optimizer, config.seed)
     batch = batch_with_uneven_void()
-    after, metrics = functions.train_step(devices.replicate(start), devices.shard(batch))
-    widths = boundary.widths(batch["size"])
-    scores = functions.eval_step(after.ema, devices.shard(batch | {"widths": widths}))
-    prediction = devices.unshard(scores.pop("prediction"))
+    placed = devices.replicate(start), devices.shard(batch)
+    scored = devices.shard(batch | {"widths": boundary.widths(batch["size"])})
+    with jax.transfer_guard("disallow"):
+        after, metrics = functions.train_step(*placed)
+        sums, prediction = functions.eval_step(after.ema, scored)
+    scores = devices.unreplicate(sums)
+    scores["loss"] = functions.loss.value(scores["loss"])
     return (
         devices.unreplicate(after),
         devices.unreplicate(metrics),
-        devices.unreplicate(scores),
-        prediction,
+        scores,
+        devices.unshard(prediction),
     )
 
 
@@ -77,7 +84,7 @@ def test_mesh_and_pmap_of_four_devices_equal_one_device(sgd_config, optimized):
         np.testing.assert_allclose(metrics["loss"], got_metrics["loss"], rtol=1e-6)
         np.testing.assert_allclose(metrics["grad_norm"], got_metrics["grad_norm"], rtol=1e-4)
         np.testing.assert_allclose(scores["loss"], got_scores["loss"], rtol=1e-4)
-        assert scores["weight"] == got_scores["weight"]
+        assert scores["confusion"].sum() == got_scores["confusion"].sum()
         # A pixel in a thousand may be another class, below, and moves the edges around it.
         for ours, theirs in zip(*map(jax.tree.leaves, (scores["boundary"], got_scores["boundary"])),
                                 strict=True):  # fmt: skip
@@ -125,22 +132,87 @@ def test_a_step_moves_every_parameter_and_statistic(sgd_config):
     assert int(after.step) == 1
 
 
-def test_accumulation_of_unweighted_cross_entropy_is_one_gradient(tiny_config):
-    """With the encoder's and decoder's batch statistics frozen out by equal parts."""
-    tiny_config.optim.name = "sgd"
-    devices = Parallel("jit", jax.devices()[:1])
-    batch = batch_with_uneven_void()
-    # Two identical halves: batch statistics of the parts are then those of the whole.
-    half = {k: v[:4] for k, v in batch.items()}
-    batch = {k: np.repeat(v, 2, axis=0) for k, v in half.items()}
-    results = []
-    for parts in (1, 2):
-        tiny_config.optim.accumulate = parts
-        functions = setup.build(tiny_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
-        start = state.create(functions.model, functions.optimizer, 0)
-        after, metrics = functions.train_step(devices.replicate(start), devices.shard(batch))
-        results.append((after.params, metrics["loss"], metrics["confusion"]))
-    assert_close(results[0], results[1], 1e-4)
+class Network(nn.Module):
+    """A segmenter whose batch statistics do not move: a batch may be cut into any parts."""
+
+    num_classes: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, image, train=False):
+        self.variable("batch_stats", "mean", jnp.zeros, (1,))
+        return nn.Conv(self.num_classes, (3, 3), name="head")(image / 50.0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "count", "dice"), [("jit", 1, 0.0), ("jit", 4, 1.0), ("pmap", 4, 1.0)]
+)
+def test_accumulated_parts_count_by_their_labelled_pixels(
+    mode, count, dice, sgd_config, monkeypatch
+):
+    """Of cross entropy that is the gradient of the whole batch, however uneven its void is."""
+    monkeypatch.setattr(models, "build", lambda _, *shape: Network(*shape))
+    sgd_config.data.size = (16, 16)
+    sgd_config.loss.update(dice=dice, class_weights="none")
+    sgd_config.optim.accumulate = 2
+    devices = Parallel(mode, jax.devices()[:count])
+    functions = setup.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
+    start = state.create(functions.model, functions.optimizer, 0)
+    batch = batch_with_uneven_void(size=16)
+    batch["label"][::2, 2:] = 255  # hardly a pixel of part 0
+    after, metrics = functions.train_step(devices.replicate(start), devices.shard(batch))
+    after, metrics = devices.unreplicate((after, metrics))
+
+    image, label = jax.jit(functions.train_step.__wrapped__.keywords["augment"])(batch)
+    parts = [(image[i::2], label[i::2]) for i in (0, 1)]
+    shares = [(part < NUM_CLASSES).sum() / (label < NUM_CLASSES).sum() for _, part in parts]
+    assert shares[0] < 0.2
+
+    def loss(params, image, label):
+        variables = start.variables | {"params": params}
+        return functions.loss(Network(NUM_CLASSES).apply(variables, image), label)
+
+    @jax.jit
+    def updated(parts, shares):
+        values, gradients = zip(
+            *(jax.value_and_grad(loss)(start.params, *part) for part in parts), strict=True
+        )
+        gradient = jax.tree.map(
+            lambda *each: sum(s * g for s, g in zip(shares, each, strict=True)), *gradients
+        )
+        updates, _ = functions.optimizer.update(gradient, start.opt_state, start.params)
+        return optax.apply_updates(start.params, updates), sum(
+            s * v for s, v in zip(shares, values, strict=True)
+        )
+
+    params, value = updated(parts, shares)
+    assert_close(params, after.params, 1e-5)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    if not dice:
+        assert_close(updated([(image, label)], [1.0])[0], after.params, 1e-5)
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_replicating_copies_nothing_in_the_host_s_memory(mode):
+    devices, tree = Parallel(mode), {"image": np.zeros((1000, 1000), np.uint8)}
+    devices.replicate({"image": tree["image"][:1]})  # what JAX keeps of a first call
+    tracemalloc.start()
+    placed = devices.replicate(tree)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert placed["image"].addressable_data(3).size == 1_000_000
+    assert peak < 200_000
+
+
+@pytest.mark.parametrize(("mode", "count"), [("jit", 1), ("jit", 4), ("pmap", 4)])
+def test_a_donated_copy_leaves_the_host_s_array_and_the_other_copies_alone(mode, count):
+    devices = Parallel(mode, jax.devices()[:count])
+    tree = {"x": np.arange(1024, dtype=np.float32), "step": np.zeros((), np.int32)}
+    step = devices.compile(lambda t, y: jax.tree.map(lambda x: x + y, t), donate_state=True)
+    once = step(devices.replicate(tree), devices.replicate(np.int32(1)))
+    np.testing.assert_array_equal(tree["x"], np.arange(1024))
+    for shard in once["x"].addressable_shards:
+        np.testing.assert_array_equal(np.ravel(shard.data), np.arange(1, 1025))
 
 
 def test_train_step_is_traced_once(tiny_config):

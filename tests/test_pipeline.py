@@ -31,9 +31,9 @@ def fitted(source, native=False, max_size=(4, 6), **changes):
     return pipeline.Fitted(source, config(**changes), max_size, native)
 
 
-def take(count, examples=None, start_step=0, process=(0, 1), seed=0):
+def take(count, examples=None, start_step=0, process=(0, 1), seed=0, batch_size=4):
     examples = examples or fitted(Numbered(16))
-    batches = pipeline.train_batches(examples, config(), 4, seed, start_step, process)
+    batches = pipeline.train_batches(examples, config(), batch_size, seed, start_step, process)
     return [next(batches) for _ in range(count)]
 
 
@@ -81,17 +81,22 @@ def test_seeds_give_different_orders():
     assert first != second
 
 
-def test_the_shares_of_two_processes_make_up_the_global_batch():
-    for whole, first, second in zip(
-        take(6), take(6, process=(0, 2)), take(6, process=(1, 2)), strict=True
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("start", [0, 5])
+def test_the_shares_of_the_processes_are_the_global_batch_one_after_the_other(count, start):
+    processes = [take(4, start_step=start, process=(i, count)) for i in range(count)]
+    for step, (whole, *shares) in enumerate(
+        zip(take(4, start_step=start), *processes, strict=True)
     ):
-        assert len(first["index"]) == len(second["index"]) == 2
-        shares = {
-            i: n
-            for part in (first, second)
-            for i, n in zip(part["index"], numbers(part), strict=True)
-        }
-        assert shares == dict(zip(whole["index"], numbers(whole), strict=True))
+        np.testing.assert_array_equal(whole["index"], 4 * (start + step) + np.arange(4))
+        assert_equal({key: np.concatenate([s[key] for s in shares]) for key in whole}, whole)
+
+
+def test_a_batch_may_hold_one_example():
+    ones = take(8, batch_size=1)
+    assert numbers(*ones) == numbers(*take(2))
+    assert ones[0]["image"].shape == (1, 4, 6, 3)
+    assert_equal(take(1, batch_size=1, start_step=5)[0], ones[5])
 
 
 def test_a_split_smaller_than_a_batch_trains():

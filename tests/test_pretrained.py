@@ -401,3 +401,7 @@ def test_work_directories_from_before_are_what_they_were(tiny_config, tmp_path):
     assert workdir.load(tmp_path)[0].model.padding == "symmetric"
     assert networks.restore(tmp_path).model.encoder.epsilon == 1e-5
     workdir.require_same_run(tmp_path, tiny_config)  # resumes
+    held["optim"]["name"] = "sgd"
+    del held["optim"]["sgd_decay"]
+    path.write_text(json.dumps(held))
+    assert workdir.load(tmp_path)[0].optim.sgd_decay == "decoupled"

@@ -216,7 +216,7 @@ def test_examples_kept_on_the_devices_make_the_batches_that_are_loaded(mode, tin
         assert ("image" in batch) == (place == "host")
         augmented = partial(augment.augment, out=(32, 32), config=tiny_config.augment)
         seed = run.devices.replicate(np.int32(0))
-        image, label = run.devices.compile(augmented)(seed, batch)
+        image, label = run.devices.compile(augmented, split=True)(seed, batch)
         batches[place] = [run.devices.unshard(x) for x in (image, label)]
         run.checkpoints.close()
     assert_equal_trees(batches["devices"], batches["host"])

@@ -46,6 +46,7 @@ def predictions(folder: Path) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]
         devices.replicate(variables),
         setup.eval_examples(config, "test", data),
         step=functions.eval_step,
+        loss=functions.loss,
         devices=devices,
         batch_size=config.eval.batch_size,
         num_pictures=5,

@@ -52,9 +52,13 @@ def scale_and_crop(
         jnp.floor((jnp.arange(out[axis]) + 0.5 + offset[axis]) / scale[axis]).astype(jnp.int32)
         for axis in (0, 1)
     )
-    inside = ((rows >= 0) & (rows < size[0]))[:, None] & ((columns >= 0) & (columns < size[1]))
+    rows_inside, columns_inside = (
+        (rows >= 0) & (rows < size[0]),
+        (columns >= 0) & (columns < size[1]),
+    )
+    inside = rows_inside[:, None] & columns_inside[None]
     label = label.at[rows].get(mode="clip").at[:, columns].get(mode="clip")
-    image = jnp.where(inside[..., None], image, jnp.array(FILL, jnp.float32))
+    image = jnp.where(inside[..., None], image, jnp.array([[FILL]], jnp.float32))
     return image, jnp.where(inside, label, VOID).astype(jnp.uint8)
 
 

@@ -110,7 +110,8 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Batches start_step, start_step + 1, … without end, newly shuffled every epoch.
 
-    `batch_size` is global; `process` = (index, count) says which share of every batch to return.
+    `batch_size` is global; `process` = (index, count) says which share of every batch to return: a
+    row of neighbours, so that one after the other they are the batch of one process.
     """
     index, count = process
     stream = (
@@ -119,8 +120,9 @@ def train_batches(
         .shuffle()
         .repeat()
         .map_with_index(lambda i, example: {**example, "index": np.int32(i)})
+        # Without drop_remainder Grain rounds the endless length to a float, and overflows at 1.
+        .batch(batch_size // count, drop_remainder=True)
         .slice(slice(index, None, count))
-        .batch(batch_size // count)
     )
     options = grain.ReadOptions(config.num_threads, prefetch_buffer_size=2 * config.num_threads)
     return iter(stream[start_step:].to_iter_dataset(options))

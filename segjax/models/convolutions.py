@@ -58,7 +58,7 @@ def _windows(padded: jax.Array, stride: int) -> list[jax.Array]:
 
 
 def _depthwise(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    taps = kernel.reshape(9, -1)
+    taps = kernel.reshape(9, 1, 1, 1, -1)
     return sum(tap * window for tap, window in zip(taps, _windows(padded, stride), strict=True))
 
 
@@ -93,7 +93,7 @@ def _padded_slope(slope: jax.Array, kernel: jax.Array, stride: int) -> jax.Array
     parts = [
         [
             sum(
-                kernel[i, j, 0] * around[:, y : y + height + 1, x : x + width + 1]
+                kernel[i, j, None, None] * around[:, y : y + height + 1, x : x + width + 1]
                 for i, y in rows
                 for j, x in columns
             )

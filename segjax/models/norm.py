@@ -24,10 +24,16 @@ def _mean(sums: list[jax.Array], x: jax.Array, axis_name: str | None) -> list[ja
     return [total / count for total in sums]
 
 
+def _per_channel(x: jax.Array) -> jax.Array:
+    """[C] to [1, 1, 1, C]."""
+    return x[None, None, None]
+
+
 def _normalize(
     x: jax.Array, scale: jax.Array, bias: jax.Array, mean: jax.Array, inverse: jax.Array
 ) -> jax.Array:
-    return ((x - mean) * (inverse * scale) + bias).astype(x.dtype)
+    mean, factor, bias = map(_per_channel, (mean, inverse * scale, bias))
+    return ((x - mean) * factor + bias).astype(x.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -68,12 +74,15 @@ def _norm_act_backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale, bias, mean, inverse = saved
     (slope,) = jax.vjp(act, _normalize(x, scale, bias, mean, inverse))[1](slopes[0])
-    slope, centred = slope.astype(jnp.float32), x.astype(jnp.float32) - mean
+    slope, centred = slope.astype(jnp.float32), x.astype(jnp.float32) - _per_channel(mean)
     bias_slope = slope.sum((0, 1, 2))
     scale_slope = (slope * centred).sum((0, 1, 2)) * inverse
     # The batch's mean and variance move with every pixel, on every device.
     mean_bias, mean_scale = _mean([bias_slope, scale_slope], x, axis_name)
-    x_slope = (slope - mean_bias - centred * (inverse * mean_scale)) * (inverse * scale)
+    mean_bias, spread, factor = map(
+        _per_channel, (mean_bias, inverse * mean_scale, inverse * scale)
+    )
+    x_slope = (slope - mean_bias - centred * spread) * factor
     return x_slope.astype(x.dtype), scale_slope, bias_slope
 
 

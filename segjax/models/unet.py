@@ -71,7 +71,8 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
         height, width = image.shape[1:3]
-        x = (image.astype(jnp.float32) - jnp.array(self.mean)) / jnp.array(self.std)
+        mean, std = (jnp.array(v)[None, None, None] for v in (self.mean, self.std))
+        x = (image.astype(jnp.float32) - mean) / std
         below, right = (-(-n // STRIDE) * STRIDE - n for n in (height, width))
         x = jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0)))
         features = self.encoder(x.astype(self.dtype), train and not self.freeze_encoder)

@@ -1,0 +1,152 @@
+"""Every field of the configuration is refused by name where it cannot work, and works elsewhere."""
+
+import re
+
+import jax
+import pytest
+from test_configs import fields
+
+from configs import common
+from segjax import setup, train
+from segjax.data import check
+from segjax.errors import ConfigError
+from segjax.parallel import Parallel
+
+# Free text, which the data decide on, and switches.
+OPEN = {
+    *("init_from", "pretrained.path", "data.root", "data.name", "data.classes"),
+    *("data.image_key", "data.label_key"),
+    *("data.splits.train", "data.splits.val", "data.splits.test"),
+    *(
+        "data.allow_missing_classes",
+        "data.subfolders",
+        "augment.flip_horizontal",
+        "augment.flip_vertical",
+    ),
+    *("model.freeze_encoder", "gan.spectral_norm"),
+}
+NEGATIVE, NOT_POSITIVE, CHOICE = (-1,), (0, -1), ("other",)
+SEED, SHARE = (-1, 2**32, 2**63), (-0.1, 1.0)
+REFUSED = {
+    "seed": SEED,
+    "pretrained.head": CHOICE,
+    "pretrained.channels": CHOICE,
+    "num_epochs": NOT_POSITIVE,
+    "batch_size": NOT_POSITIVE,
+    "parallel": CHOICE,
+    "log_every": NOT_POSITIVE,
+    "checkpoint_minutes": NEGATIVE,
+    "data.source": CHOICE,
+    "data.val_fraction": (*SHARE, 0.9),
+    "data.test_fraction": SHARE,
+    "data.seed": SEED,
+    "data.folds": (-1, 1),
+    "data.fold": NEGATIVE,
+    "data.size": ((0, 1), (8,), (8.0, 8.0), (8, 8, 8)),
+    "data.fit": CHOICE,
+    "data.divide": CHOICE,
+    "data.value_range": ((1.0,), (2.0, 1.0), (0.0, float("inf"))),
+    "data.num_train": NOT_POSITIVE,
+    "data.num_val": NOT_POSITIVE,
+    "data.on_error": CHOICE,
+    "data.num_threads": NOT_POSITIVE,
+    "data.cache_gb": (-0.1, float("nan")),
+    "data.device_gb": (-0.1, None),
+    "augment.scale": ((0.0, 1.0), (2.0, 1.0), (1.0,), (1.0, float("inf"))),
+    "augment.brightness": SHARE,
+    "augment.contrast": SHARE,
+    "augment.saturation": SHARE,
+    "augment.hue": SHARE,
+    "augment.gamma": SHARE,
+    "model.width": (0.0, 0.6),
+    "model.decoder_channels": ((8,) * 4, (8, 8, 8, 8, 0), (8.5,) * 5),
+    "model.upsample": CHOICE,
+    "model.dtype": CHOICE,
+    "model.mean": ((0.0,), (0.0, 0.0, float("nan"))),
+    "model.std": ((1.0, 1.0), (1.0, 1.0, 0.0)),
+    "model.norm_epsilon": NOT_POSITIVE,
+    "model.padding": CHOICE,
+    "loss.cross_entropy": NEGATIVE,
+    "loss.focal": NEGATIVE,
+    "loss.dice": NEGATIVE,
+    "loss.lovasz": NEGATIVE,
+    "loss.class_weights": CHOICE,
+    "loss.label_smoothing": SHARE,
+    "loss.focal_gamma": NEGATIVE,
+    "optim.name": CHOICE,
+    "optim.learning_rate": NOT_POSITIVE,
+    "optim.schedule": CHOICE,
+    "optim.warmup_fraction": SHARE,
+    "optim.weight_decay": NEGATIVE,
+    "optim.sgd_decay": CHOICE,
+    "optim.momentum": SHARE,
+    "optim.grad_clip": NOT_POSITIVE,
+    "optim.encoder_lr_ratio": NEGATIVE,
+    "optim.accumulate": (0, -1, 3),
+    "optim.ema_decay": SHARE,
+    "gan.objective": CHOICE,
+    "gan.weight": NEGATIVE,
+    "gan.start_epoch": (-1, 2),
+    "gan.ramp_epochs": NEGATIVE,
+    "gan.channels": ((), (8, 0), (8.5,), (8,) * 9),
+    "gan.norm": CHOICE,
+    "gan.softening": (0.5, 1.1),
+    "gan.learning_rate": NOT_POSITIVE,
+    "gan.momentum": SHARE,
+    "eval.every_epochs": NOT_POSITIVE,
+    "eval.batch_size": NOT_POSITIVE,
+    "eval.resolution": CHOICE,
+    "eval.num_pictures": NEGATIVE,
+}
+
+
+def test_every_field_has_a_rule():
+    assert set(fields(common.get_config())) == OPEN | REFUSED.keys()
+
+
+@pytest.mark.parametrize("field", REFUSED)
+def test_what_cannot_work_is_refused_by_name(field, tiny_config):
+    tiny_config.gan.update(objective="hinge", channels=(8, 16))
+    for value in REFUSED[field]:
+        config = tiny_config.copy_and_resolve_references()
+        with config.ignore_type():
+            config.update_from_flattened_dict({field: value})
+        with pytest.raises(ConfigError, match=re.escape(f"config.{field} ")):
+            setup.validate(config, Parallel(config.parallel))
+            check.check(config.data)
+
+
+def smallest(config):
+    """Every field at its lower bound."""
+    config.update(seed=0, batch_size=1, num_epochs=1, log_every=1, parallel="jit")
+    config.data.update(size=(1, 1), num_train=1, num_val=1, num_threads=1, seed=0)
+    config.data.update(cache_gb=0.0, device_gb=0.0, val_fraction=0.0, test_fraction=0.0)
+    config.eval.update(batch_size=1, num_pictures=0)
+    config.model.update(decoder_channels=(1,) * 5, norm_epsilon=1e-12)
+    config.augment.update(scale=(0.01, 0.01), brightness=0.0, contrast=0.0, saturation=0.0)
+    config.augment.update(hue=0.0, gamma=0.0)
+    config.loss.update(cross_entropy=0.0, focal=1.0, focal_gamma=0.0, label_smoothing=0.0)
+    config.optim.update(momentum=0.0, weight_decay=0.0, warmup_fraction=0.0, ema_decay=0.0)
+    config.optim.update(grad_clip=1e-9, encoder_lr_ratio=0.0)
+    config.gan.update(channels=(1,), weight=0.0, ramp_epochs=0.0, softening=0.51, momentum=0.0)
+
+
+def largest(config):
+    """Where a field has an upper bound, close below it."""
+    smallest(config)
+    config.update(seed=2**32 - 1)
+    config.data.update(size=(4, 4), seed=2**32 - 1)
+    config.augment.update(brightness=0.99, contrast=0.99, saturation=0.99, hue=0.99, gamma=0.99)
+    config.loss.update(label_smoothing=0.99)
+    config.optim.update(name="sgd", momentum=0.99, warmup_fraction=0.99, ema_decay=0.99)
+    config.gan.update(objective="vanilla", softening=1.0, momentum=0.99)
+
+
+@pytest.mark.parametrize("bounds", [smallest, largest])
+def test_a_run_at_the_bounds_trains(bounds, tiny_config, tmp_path, monkeypatch):
+    bounds(tiny_config)
+    alone = jax.devices()[:1]  # four would need a batch of four
+    monkeypatch.setattr(jax, "devices", lambda: alone)
+    state, report = train.train_and_evaluate(tiny_config, tmp_path)
+    assert int(state.step) == 1
+    assert report["loss"] >= 0 and 0 <= report["pixel_accuracy"] <= 1
