@@ -77,7 +77,7 @@ def _data() -> ConfigDict:
     # Height and width of what the network is trained on.
     data.size = (256, 256)
     # resize: images are stretched to `size`. pad: images keep their pixels; training sees windows
-    # of `size`, evaluation whole images.
+    # of `size`, evaluation and prediction whole images (tiles of more than 4 million pixels).
     data.fit = "resize"
     # shapes: how many images to draw.
     data.num_train = 2000

@@ -1,10 +1,18 @@
-"""Evaluates a trained run on a split: report/<split>.json and its pictures.
+"""Evaluates a trained run on a split, or on other labelled data: scores as JSON, and pictures.
 
   python -m segjax.evaluate --workdir runs/camvid-cpu --split test
+  python -m segjax.evaluate --workdir runs/camvid-cpu --split test --tta=flip,0.75,1.25
+  python -m segjax.evaluate --workdir runs/camvid-cpu --data_root other
+  python -m segjax.evaluate --workdir runs/camvid-cpu --images other/photos --masks other/masks
 
-The configuration comes from the work directory.
+The configuration comes from the work directory. report/<split>.json has the scores of the run's own
+data, also where --data_root says that they have moved; those of other data go to report/<name>.json
+and are of all images of a folder ROOT/{images,masks}, or of the split of a ROOT that is divided
+into folders. Other data may have a classes.json that names the same classes.
 """
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -12,6 +20,7 @@ from absl import flags
 from segjax import cli, processor
 from segjax.errors import ConfigError
 
+log = logging.getLogger("segjax.evaluate")  # its __name__ is __main__
 SPLITS = ("train", "val", "test")
 CHECKPOINTS = ("best", "latest")
 
@@ -22,7 +31,16 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run to evaluate.")
     flags.DEFINE_enum("split", "val", SPLITS, "The split to evaluate on.")
     flags.DEFINE_enum("checkpoint", "best", CHECKPOINTS, "best (by validation mIoU) or latest.")
-    flags.DEFINE_string("data_root", None, "Where the data are, if not where they were.")
+    flags.DEFINE_string(
+        "data_root", None, "Where the run's data are, if not where they were, or other data."
+    )
+    flags.DEFINE_string("images", None, "A folder of images, all to be scored, with --masks.")
+    flags.DEFINE_string("masks", None, "A folder of masks that have the names of the images.")
+    flags.DEFINE_string("name", None, "The report's name; by default the split's or the folder's.")
+    flags.DEFINE_string(
+        "output", None, "A .json file for the report, in place of report/NAME.json."
+    )
+    flags.DEFINE_list("tta", [], "Average over flip and scales, as in segjax.predict: flip,0.75.")
     flags.DEFINE_enum(
         "resolution",
         None,
@@ -33,58 +51,82 @@ def define_flags() -> None:
 
 
 def evaluate_run(
-    folder: Path,
+    folder: str | Path,
     split: str = "val",
     checkpoint: str = "best",
     data_root: str | None = None,
     resolution: str | None = None,
+    *,
+    images: str | None = None,
+    masks: str | None = None,
+    name: str | None = None,
+    output: str | Path | None = None,
+    tta: Sequence[str] = (),
 ) -> dict:
-    """Scores a checkpoint of `folder` on a split, writes the report and returns it.
+    """Scores a checkpoint of `folder`, writes the report and returns it.
 
-    At another resolution than the run's own the report is report/<split>_<resolution>.json.
+    See the flags. A report's name says what is not as it was in training: val_input_tta_flip.
     """
-    from segjax import setup, state, workdir
+    from segjax import scored, setup, state, workdir
+    from segjax import tta as test_time
     from segjax.checkpoint import Checkpoints
-    from segjax.data import check
-    from segjax.evaluator import evaluate, write_split
+    from segjax.evaluator import evaluate, write_report
     from segjax.parallel import Parallel
 
+    folder = Path(folder)
     config, table, counts = workdir.load(folder)
-    config.data.root = data_root or config.data.root
-    name = split
+    changes = []
     if resolution and config.data.fit == "pad":
         raise ConfigError(
             "--resolution is for runs that resize; this one's images keep their pixels"
         )
     if resolution and resolution != config.eval.resolution:
         config.eval.resolution = resolution
-        name = f"{split}_{resolution}"
-    config.data.allow_missing_classes = True  # of the training split, which is not opened here
+        changes.append(resolution)
+    if tta:
+        test_time.scales(tta)
+        changes += ["tta", *tta]
+    _check_place(folder, name, output)
     devices = Parallel(config.parallel)
     checkpoints = Checkpoints(folder, reads_only=True)
     step = checkpoints.find(checkpoint)
-    data = check.check(config.data, splits=(split,))
-    if data.table != table:
-        raise ConfigError(
-            f"{config.data.root}: the label table differs from the one of {folder}/classes.json; "
-            "evaluate on data with the classes that were trained"
-        )
-    workdir.require_division(folder, data.divided)
-    functions = setup.build(config, devices, len(table.names), counts, total_steps=1)
+    data = scored.find(folder, config.data, table, split, data_root, images, masks)
+    for warning in data.report.warnings:
+        log.warning("%s", warning)
+    config.data = data.config
+    path = Path(output or folder / "report" / f"{name or '_'.join([data.name, *changes])}.json")
+    functions = setup.build(config, devices, len(table.names), counts, total_steps=1, tta=tta)
     fresh = state.create(functions.model, functions.optimizer, config.seed)
     variables = devices.replicate(checkpoints.restore_ema(fresh.ema, step))
     checkpoints.close()
     result = evaluate(
         variables,
-        setup.eval_examples(config, split, data),
+        setup.eval_examples(config, data.split, data.report, data.source, data.place),
         step=functions.eval_step,
         loss=functions.loss,
+        logits=functions.logits,
         devices=devices,
         batch_size=config.eval.batch_size,
         num_pictures=config.eval.num_pictures,
     )
+    log.info("Pictures and scores: %s", path)
     resolution = setup.resolution_name(config)
-    return write_split(folder, name, result, table, step, resolution, devices.is_first)
+    return write_report(path, result, table, step, resolution, tta, devices.is_first)
+
+
+def _check_place(folder: Path, name: str | None, output: str | Path | None) -> None:
+    """Raises ConfigError where a report would not be found, or be taken for that of a split."""
+    if name and output:
+        raise ConfigError("--name and --output are both given; leave one of them out")
+    if output and Path(output).suffix != ".json":
+        raise ConfigError(f"--output {output}: give a file that ends in .json")
+    inside = output and Path(output).resolve().parent == (folder / "report").resolve()
+    name = Path(output).stem if inside else name
+    if name and (name.startswith(SPLITS) or "/" in name):
+        raise ConfigError(
+            f"--name or --output: {name!r} would be taken for a report on the run's own data, or "
+            f"is a path; choose another that does not begin with {', '.join(SPLITS)}"
+        )
 
 
 def main() -> None:
@@ -92,14 +134,14 @@ def main() -> None:
     values = flags.FLAGS
     if not values.workdir:
         raise ConfigError("--workdir is missing; give the folder of a trained run")
+    if (values.images or values.masks) and (values.data_root or values["split"].present):
+        raise ConfigError(
+            "--images and --masks are scored whole; leave out --data_root and --split"
+        )
+    names = ("split", "checkpoint", "data_root", "resolution")
+    names += ("images", "masks", "name", "output", "tta")
     processor.use_kept_memory()
-    report = evaluate_run(
-        Path(values.workdir),
-        values.split,
-        values.checkpoint,
-        values.data_root,
-        values.resolution,
-    )
+    report = evaluate_run(values.workdir, **{name: values[name].value for name in names})
     import jax
 
     from segjax.report import format_table

@@ -6,10 +6,12 @@
 
 StableHLO and ONNX files are programs: in goes `image`, uint8 [batch, height, width, 3] RGB; out
 come `label`, uint8 [batch, height, width], and `probabilities`, float32 [batch, height, width,
-classes]. Normalisation and padding are inside. StableHLO takes any height and width; ONNX those
-that the network was trained on, and any batch. A run that resizes its images was trained on `size`
-in the metadata: stretch them to it. If `value_range` in the metadata is not empty, its two numbers
-of what image files hold become 0 and 255, and what lies beyond is clipped, before all that.
+classes], computed in float32. Normalisation and padding are inside. StableHLO takes any height and
+width; ONNX those that the network was trained on, and any batch. A run that resizes its images
+(`fit` in the metadata) was trained on `size`: stretch them to it. Any other takes images whole, and
+was scored with `fill` below and at the right, as segjax/fitting.py says. If `value_range` in the
+metadata is not empty, its two numbers of what image files hold become 0 and 255, and what lies
+beyond is clipped, before all that.
 
 `segjax.predict --model FILE` does that, and takes either program in place of a run. A safetensors
 file holds the weights alone, for PyTorch: those of the network that its metadata name.
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("stablehlo", "onnx", "safetensors")
 CHECKPOINTS = ("best", "latest")
+DTYPE = "float32"  # what files compute in: ONNX Runtime has no bfloat16 convolutions
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 OPSET = 18  # of ONNX: TensorRT 10 and ONNX Runtime 1.14 know it
 MAX_DIFFERENCE = 1e-3  # share of pixels of another class
@@ -54,8 +57,14 @@ def define_flags() -> None:
 
 
 def metadata(trained: "Trained") -> dict[str, Any]:
-    """What a file says of its network, as JSON holds it."""
+    """What a file says of its network, as JSON holds it.
+
+    dtype: what it computes in; scored_dtype: what the run was trained and scored in.
+    """
+    import jax.numpy as jnp
+
     from segjax import workdir
+    from segjax.fitting import FILL
     from segjax.state import fingerprint
 
     config = workdir.as_json(trained.config)
@@ -68,6 +77,9 @@ def metadata(trained: "Trained") -> dict[str, Any]:
         "size": config["data"]["size"],
         "fit": config["data"]["fit"],
         "value_range": config["data"]["value_range"],
+        "fill": list(FILL),
+        "dtype": jnp.dtype(trained.model.dtype).name,
+        "scored_dtype": config["model"]["dtype"],
         "mean": config["model"]["mean"],
         "std": config["model"]["std"],
         "step": trained.step,
@@ -183,11 +195,19 @@ def _outputs(logits: Any) -> dict[str, Any]:
     }
 
 
-def compare(trained: "Trained", path: Path, data_root: str | None = None) -> dict[str, float]:
+def compare(
+    scored: "Trained", exported: "Trained", path: Path, data_root: str | None = None
+) -> dict[str, Any]:
     """A run and an exported file on all validation images, at their own resolution.
 
+    Args:
+      scored: the run as the evaluator scores it; exported: in the dtype that the file computes in.
+
     Returns:
-      `images`, `different` (share of the pixels), `mean_iou` and `exported_mean_iou`.
+      `images`, `dtype` of the run, `different` (share of the pixels), `mean_iou` of the run and
+      `exported_mean_iou`. Where the file cannot be used as the run was scored (another dtype, or
+      tiles for a network of one size) also `converted`: the run as it is used, against the file, of
+      which `different` and `mean_iou` say whether the file is what it was made of.
     """
     import numpy as np
     from tqdm import tqdm
@@ -196,24 +216,34 @@ def compare(trained: "Trained", path: Path, data_root: str | None = None) -> dic
     from segjax.data import check
     from segjax.predictor import Predictor
 
-    config = trained.config.data.copy_and_resolve_references()
+    config = scored.config.data.copy_and_resolve_references()
     config.update(root=data_root or config.root, allow_missing_classes=True)
     source = check.usable(config, "val", check.check(config, splits=("val",)))
-    models = Predictor(trained.network()), Predictor(_read_back(trained, path))
-    different = total = 0
-    confusion = np.zeros((2, len(trained.table.names), len(trained.table.names)), np.int64)
+    file = _read_back(exported, path)
+    models = {"file": file, "run": scored.network()}
+    if (file.fixed_size and not file.resizes) or scored.model.dtype != exported.model.dtype:
+        models["converted"] = exported.network()._replace(fixed_size=file.fixed_size)
+    models = {name: Predictor(network) for name, network in models.items()}
+    size, total = len(scored.table.names), 0
+    different, confusion = dict.fromkeys(models, 0), dict.fromkeys(models, 0)
     for i in tqdm(range(len(source)), unit="image", disable=None):
         example = source[i]
-        labels = [model.label(example["image"]) for model in models]
-        different, total = different + (labels[0] != labels[1]).sum(), total + labels[0].size
-        confusion += [iou.confusion_matrix(example["label"], x, confusion.shape[1]) for x in labels]
-    scores = [float(iou.metrics(matrix)["mean_iou"]) for matrix in confusion]
-    return {
-        "images": len(source),
-        "different": float(different / total),
-        "mean_iou": scores[0],
-        "exported_mean_iou": scores[1],
+        labels = {name: model.label(example["image"]) for name, model in models.items()}
+        total += example["label"].size
+        for name, label in labels.items():
+            different[name] += (label != labels["file"]).sum()
+            confusion[name] += np.int64(iou.confusion_matrix(example["label"], label, size))
+    against = {
+        name: {
+            "different": float(different[name] / total),
+            "mean_iou": float(iou.metrics(confusion[name])["mean_iou"]),
+            "exported_mean_iou": float(iou.metrics(confusion["file"])["mean_iou"]),
+        }
+        for name in models
     }
+    converted = {"converted": against["converted"]} if "converted" in models else {}
+    dtype = scored.config.model.dtype
+    return {"images": len(source), "dtype": dtype, **against["run"], **converted}
 
 
 def export_run(
@@ -225,20 +255,22 @@ def export_run(
     verify: bool = False,
     data_root: str | None = None,
 ) -> dict[str, float]:
-    """Exports a run, in float32; returns the comparison, empty without `verify`.
+    """Exports a run, in float32; returns what `compare` found, empty without `verify`.
 
     Raises ExportError, and writes no file, where the exported network predicts something else.
     """
     writers = {"stablehlo": to_stablehlo, "onnx": to_onnx, "safetensors": to_safetensors}
     from segjax import networks
 
-    trained, output = networks.restore(folder, checkpoint, dtype="float32"), Path(output)
+    trained, output = networks.restore(folder, checkpoint, dtype=DTYPE), Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_name(f".{output.name}.tmp")
     try:
         writers[format](trained, unfinished)
-        result = compare(trained, unfinished, data_root) if verify else {}
-        if result:
+        result = {}
+        if verify:
+            scored = networks.restore(folder, checkpoint)
+            result = compare(scored, trained, unfinished, data_root)
             _judge(result, output)
         os.replace(unfinished, output)
     finally:
@@ -246,17 +278,30 @@ def export_run(
     return result
 
 
-def _describe(result: dict[str, float]) -> str:
-    text = "{images} validation images: {different:.3%} of the pixels differ, mIoU {mean_iou:.4f}, "
-    return (text + "exported {exported_mean_iou:.4f}").format(**result)
+def _describe(result: dict[str, Any]) -> str:
+    """What the file predicts against the run, or what it was made of, in a line."""
+    text = "{different:.3%} of the pixels differ, mIoU {mean_iou:.4f}, exported "
+    return (text + "{exported_mean_iou:.4f}").format(**result)
 
 
-def _judge(result: dict[str, float], output: Path) -> None:
-    change = abs(result["mean_iou"] - result["exported_mean_iou"])
-    if result["different"] > MAX_DIFFERENCE or change > MAX_MEAN_IOU_CHANGE:
+def _report(result: dict[str, Any]) -> str:
+    against = f"the run as it is scored, in {result['dtype']}"
+    text = f"{result['images']} validation images: against {against}, {_describe(result)}"
+    if "converted" in result:
+        text += (
+            f"; against the run as the file is used, in {DTYPE} and at the file's size if it has "
+            f"but one, {_describe(result['converted'])}"
+        )
+    return text
+
+
+def _judge(result: dict[str, Any], output: Path) -> None:
+    made_of = result.get("converted", result)
+    change = abs(made_of["mean_iou"] - made_of["exported_mean_iou"])
+    if made_of["different"] > MAX_DIFFERENCE or change > MAX_MEAN_IOU_CHANGE:
         raise ExportError(
             f"{output} was not written: it predicts something else than the run. On "
-            f"{_describe(result)}; allowed are {MAX_DIFFERENCE:.1%} and {MAX_MEAN_IOU_CHANGE}"
+            f"{_report(result)}; allowed are {MAX_DIFFERENCE:.1%} and {MAX_MEAN_IOU_CHANGE}"
         )
 
 
@@ -273,9 +318,12 @@ def main() -> None:
             "no others do"
         )
     result = export_run(values.workdir, values.output, values.format, **options)
-    print(f"{values.output}: {Path(values.output).stat().st_size / 2**20:.1f} MiB")
+    size = Path(values.output).stat().st_size / 2**20
+    print(f"{values.output}: {size:.1f} MiB, computes in {DTYPE}")
     if result:
-        print(f"Verified on {_describe(result)}")
+        print(f"Verified on {_report(result)}")
+        if "converted" in result:
+            print("The scores of the run are not those of the file: see the differences above")
 
 
 if __name__ == "__main__":

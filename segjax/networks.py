@@ -16,6 +16,7 @@ from jax import export
 from ml_collections import ConfigDict
 
 from segjax import models, tensor_files, workdir
+from segjax import tta as test_time
 from segjax.checkpoint import Checkpoints
 from segjax.data.datasets import LabelTable
 from segjax.errors import ConfigError, DataError
@@ -34,7 +35,7 @@ class Network(NamedTuple):
 
     logits: uint8 [B, h, w, 3] RGB to float32 [B, h, w, C], up to a constant in every pixel.
     size: h and w that it was trained on.
-    resizes: images are stretched to `size`; otherwise they keep their pixels.
+    resizes: images are stretched to `size`; otherwise they keep their pixels (see `fitting`).
     fixed_size: it takes no other (ONNX).
     value_range: what files hold to what it takes, see `decode.decode_image`.
     """
@@ -143,39 +144,10 @@ def _read_onnx(path: Path) -> tuple[Callable[[Any], Any], dict[str, Any]]:
 
 
 def averaged(network: Network, tta: Sequence[str]) -> Network:
-    """The mean of a network's logits over changes of its input (test-time augmentation).
+    """The network whose logits are means over changes of its input: see `tta.averaged`.
 
-    tta: beside the image itself, `flip` adds the mirrored one, and a number such as `0.75` the
-      image at that scale. ConfigError for anything else, and for scales where the size is fixed.
+    Raises ConfigError for what `tta` cannot be, and for scales where the size is fixed.
     """
-    given = f"--tta={','.join(tta)}"
-    try:
-        scales = [1.0, *(float(name) for name in tta if name != "flip")]
-    except ValueError as error:
-        raise ConfigError(f"{given}: give flip, scales, or both, such as flip,0.75") from error
-    if not all(0.1 <= scale <= 10 for scale in scales):
-        raise ConfigError(f"{given}: scales go from 0.1 to 10")
-    if network.fixed_size and len(scales) > 1:
-        raise ConfigError(f"{given}: an ONNX file has one size; only --tta=flip works with it")
-
-    def logits(images: Any) -> jax.Array:
-        total = 0.0
-        for scale in scales:
-            scaled = _resized(images, scale)
-            scores = network.logits(scaled)
-            if "flip" in tta:
-                scores = (scores + network.logits(scaled[:, :, ::-1])[:, :, ::-1]) / 2
-            shape = (*images.shape[:3], scores.shape[-1])
-            total += jax.image.resize(scores, shape, "linear")
-        return total / len(scales)
-
+    test_time.scales(tta, network.fixed_size)
+    logits = test_time.averaged(network.logits, tta)
     return network._replace(logits=logits if network.fixed_size else jax.jit(logits))
-
-
-def _resized(images: jax.Array, scale: float) -> jax.Array:
-    if scale == 1:
-        return images
-    batch, height, width, channels = images.shape
-    shape = (batch, max(1, round(height * scale)), max(1, round(width * scale)), channels)
-    resized = jax.image.resize(jnp.float32(images), shape, "linear")
-    return resized.round().astype(jnp.uint8)

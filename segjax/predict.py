@@ -70,7 +70,11 @@ def predict_file(
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
     start = time.perf_counter()
-    label = model.label(image)
+    scores = None
+    if probabilities:
+        label, scores = model.label_and_probabilities(image)
+    else:
+        label = model.label(image)
     seconds = time.perf_counter() - start
     out.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(label, mode="P")
@@ -79,7 +83,7 @@ def predict_file(
     if draw:
         Image.fromarray(draw(image, label)).save(inputs.overlay_of(out), pnginfo=_origin())
     if probabilities:
-        np.savez_compressed(out.with_suffix(".npz"), probabilities=model.probabilities(image))
+        np.savez_compressed(out.with_suffix(".npz"), probabilities=scores)
     shares = np.bincount(label.ravel(), minlength=len(model.table.names)) / label.size
     return {
         "input": str(path),

@@ -1,16 +1,19 @@
 """From a configuration to the functions that training and evaluation run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from segjax import adversarial, gan_step, losses, models, optim, pretrained, state, steps
+from segjax import tta as test_time
 from segjax.data import augment, check, division, pipeline, sources
+from segjax.data.sources import Source
 from segjax.errors import ConfigError
 from segjax.evaluator import RESOLUTIONS
 from segjax.models import patchgan
@@ -18,7 +21,10 @@ from segjax.parallel import Parallel
 
 
 class Functions(NamedTuple):
-    """What `build` makes; the steps are compiled, and take state or variables from the devices."""
+    """What `build` makes; the steps are compiled, and take state or variables from the devices.
+
+    logits: variables and images, on one device, to logits.
+    """
 
     model: nn.Module
     optimizer: optax.GradientTransformation
@@ -26,6 +32,7 @@ class Functions(NamedTuple):
     loss: losses.Loss
     train_step: Callable
     eval_step: Callable
+    logits: Callable
     gan: "Gan | None"
 
 
@@ -153,8 +160,12 @@ def build(
     num_classes: int,
     pixel_counts: np.ndarray,
     total_steps: int,
+    tta: Sequence[str] = (),
 ) -> Functions:
-    """Model, optimiser, and the steps with everything but state and batch bound to them."""
+    """Model, optimiser, and the steps with everything but state and batch bound to them.
+
+    tta: what logits are averaged over in evaluation, see `tta.averaged`.
+    """
     axis_name = devices.axis_name
     model = models.build(config.model, num_classes, axis_name)
     optimizer, schedule = optim.build(config.optim, total_steps, config.model.freeze_encoder)
@@ -175,8 +186,12 @@ def build(
         gan = _build_gan(config, devices, total_steps // config.num_epochs, shared)
     stretched = config.data.fit == "resize" and config.eval.resolution == "native"
     eval_step = partial(
-        steps.eval_step, model=model, loss=loss, stretched=stretched, axis_name=axis_name
+        steps.eval_step, model=model, loss=loss, stretched=stretched, tta=tta, axis_name=axis_name
     )
+
+    def logits(variables: Any, images: jax.Array) -> jax.Array:
+        return test_time.averaged(partial(model.apply, variables, train=False), tta)(images)
+
     return Functions(
         model=model,
         optimizer=optimizer,
@@ -184,6 +199,7 @@ def build(
         loss=loss,
         train_step=devices.compile(train_step, donate_state=True),
         eval_step=devices.compile(eval_step, split=(False, True)),
+        logits=jax.jit(logits),
         gan=gan,
     )
 
@@ -220,16 +236,30 @@ def create_state(
     )
 
 
-def eval_examples(config: ConfigDict, split: str, report: check.Report) -> pipeline.Fitted:
-    """A split as the evaluator wants it: at the labels' own resolution, or at the network's."""
-    source = check.usable(config.data, split, report)
+def eval_examples(
+    config: ConfigDict,
+    split: str,
+    report: check.Report,
+    source: Source | None = None,
+    place: dict[str, str] | None = None,
+) -> pipeline.EvalSplit:
+    """A checked split as the evaluator wants it.
+
+    source: in place of what the configuration names; place: how a report names it then.
+    """
+    data = config.data
+    about = place or {"source": data.source, "name": data.name, "root": data.root, "split": split}
+    about |= {"num_skipped": len(report.skipped[split]), "sha256": report.sha256[split]}
+    source = check.usable(data, split, report, source)
     native = config.eval.resolution == "native"
-    return pipeline.Fitted(source, config.data, report.max_size[split], native)
+    return pipeline.EvalSplit(source, report.sizes[split], data, native, about)
 
 
 def resolution_name(config: ConfigDict) -> str:
-    """How a report states at which size its pixels were counted."""
-    size = "×".join(map(str, config.data.size))
+    """How a report states at which size its pixels were counted: "pixels counted at …"."""
+    size = "{}×{} (height×width)".format(*config.data.size)
     if config.data.fit == "pad":
-        return "native"
-    return f"native (images {size})" if config.eval.resolution == "native" else size
+        return "each label's own size"
+    if config.eval.resolution == "native":
+        return f"each label's own size, images stretched to {size}"
+    return f"{size}, images and labels stretched to it"

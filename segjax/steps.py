@@ -4,7 +4,8 @@ Everything else they need is bound by keyword (`functools.partial`), so that the
 under jit on one device, under jit over a mesh and under pmap (`axis_name`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -13,10 +14,12 @@ import jax.numpy as jnp
 import optax
 
 from segjax import boundary
+from segjax.fitting import at_size
 from segjax.iou import confusion_matrix
 from segjax.losses import Loss
 from segjax.parallel import global_sum, psum
 from segjax.state import TrainState
+from segjax.tta import averaged
 
 Batch = dict[str, jax.Array]
 Augment = Callable[[Batch], tuple[jax.Array, jax.Array]]
@@ -105,23 +108,6 @@ def updated(
     )
 
 
-def to_label_size(logits: jax.Array, size: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """Logits [B, h, w, C] of resized images, at the labels' resolution [B, *shape, C].
-
-    size: int32 [B, 2], every label's own height and width within `shape`; bilinear, half-pixel.
-    """
-
-    def one(logits: jax.Array, size: jax.Array) -> jax.Array:
-        scale = size / jnp.array(logits.shape[:2])
-        out = (*shape, logits.shape[-1])
-        translation = jnp.zeros(2)
-        return jax.image.scale_and_translate(
-            logits, out, (0, 1), scale, translation, "linear", antialias=False
-        )
-
-    return jax.vmap(one)(logits, size)
-
-
 def eval_step(
     variables: dict[str, Any],
     batch: Batch,
@@ -129,27 +115,39 @@ def eval_step(
     model: nn.Module,
     loss: Loss,
     stretched: bool = False,
+    tta: Sequence[str] = (),
     axis_name: str | None = None,
 ) -> tuple[dict[str, Any], jax.Array]:
     """Scores one batch; `stretched` if the images were resized and their labels were not.
 
     Args:
       batch: see `data.pipeline`, and `widths` from `boundary.widths`.
+      tta: what logits are averaged over, see `tta.averaged`.
 
     Returns:
       `loss` (its sums), `confusion` int32 [C, C] and `boundary` (its counts), all of the global
       batch, and the prediction uint8 [B, H, W] at the label's resolution.
     """
     label = batch["label"]
-    logits = model.apply(variables, batch["image"], train=False)
+    shape = label.shape[1:]
+    logits = averaged(partial(model.apply, variables, train=False), tta)(batch["image"])
     if stretched:
-        logits = to_label_size(logits, batch["size"], label.shape[1:])
+        logits = jax.vmap(partial(at_size, shape=shape))(logits, batch["size"])
+    else:
+        logits = logits[:, : shape[0], : shape[1]]
     prediction = logits.argmax(-1)
     sums = {
         "loss": loss.sums(logits, label),
-        "confusion": confusion_matrix(label, prediction, model.num_classes),
-        "boundary": boundary.counts(
-            label, prediction, batch["size"], batch["widths"], model.num_classes
-        ),
+        **counts(label, prediction, batch["size"], batch["widths"], model.num_classes),
     }
     return psum(sums, axis_name), prediction.astype(jnp.uint8)
+
+
+def counts(
+    label: jax.Array, prediction: jax.Array, size: jax.Array, widths: jax.Array, num_classes: int
+) -> dict[str, Any]:
+    """`confusion` and `boundary` of predictions, see `iou` and `boundary`, which take the same."""
+    return {
+        "confusion": confusion_matrix(label, prediction, num_classes),
+        "boundary": boundary.counts(label, prediction, size, widths, num_classes),
+    }

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from segjax import adversarial, boundary, lock, pictures, setup
 from segjax.errors import DataError, Interrupted
-from segjax.evaluator import write_split
+from segjax.evaluator import write_report
 from segjax.history import Totals, prefixed
 from segjax.parallel import Parallel
 from segjax.progress import Progress
@@ -193,9 +193,8 @@ def write_reports(run: Run) -> dict:
     variables = run.checkpoints.restore_ema(run.start_state.ema, best)
     result = run.validate(run.devices.replicate(variables))
     resolution = setup.resolution_name(run.config)
-    content = write_split(
-        run.folder, "val", result, run.table, best, resolution, run.devices.is_first
-    )
+    path = run.folder / "report" / "val.json"
+    content = write_report(path, result, run.table, best, resolution, writes=run.devices.is_first)
     log.info(
         "Validation split, best checkpoint:\n%s\n\nPictures and scores: %s\nCurves: tensorboard "
         "--logdir %s",

@@ -19,10 +19,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from segjax.data.pipeline import resize_image
 from segjax.errors import ConfigError, DataError
-from segjax.networks import Network
-from segjax.predictor import Predictor
+from segjax.fitting import resize_image
+from segjax.predictor import Predictor, classes, joined
 from segjax.report import make_parent
 
 CODEC = "mp4v"  # what OpenCV can write into .mp4 everywhere
@@ -33,7 +32,7 @@ IN_FLIGHT = 2  # frames in the network
 WINDOW = "segjax (q ends)"
 
 Draw = Callable[[np.ndarray, np.ndarray], np.ndarray]
-Score = Callable[[np.ndarray], jax.Array]
+Bands = Callable[[np.ndarray], list[tuple[int, jax.Array]]]  # see `fitting.Fit.bands`
 
 
 class Frame(NamedTuple):
@@ -130,8 +129,7 @@ def segment_video(
     with ExitStack() as stack:
         capture, shape = _open(source)
         stack.callback(capture.release)
-        size = _network_size(model.network, shape)
-        score = _warmed_up(model.network, size, smoothing)
+        bands = _warmed_up(model, shape, smoothing)
         if show:
             _open_window()
             stack.callback(cv2.destroyAllWindows)
@@ -140,10 +138,10 @@ def segment_video(
         writer = _open_writer(output, rate, shape)
         stack.callback(writer.release)
         frames = ahead(_decode(capture, shape, stages), AHEAD)
-        scored = ahead(_scored(frames, score, size, stages), 1)
-        stack.enter_context(closing(scored))
+        labelled = ahead(_labelled(frames, bands, stages), 1)
+        stack.enter_context(closing(labelled))
         expected = 0 if source.isdecimal() else max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-        result = _write(model, draw or model.overlay, scored, writer, expected, show, stages)
+        result = _write(model, draw or model.overlay, labelled, writer, expected, show, stages)
     return {
         "input": re.sub("//[^/]*@", "//", source),  # an address may hold a password
         "output": str(output),
@@ -172,40 +170,35 @@ def _open(source: str) -> tuple[cv2.VideoCapture, tuple[int, int]]:
     return capture, shape
 
 
-def _network_size(network: Network, shape: tuple[int, int]) -> tuple[int, int]:
-    """What frames of `shape` are resized to: a network that keeps pixels takes them whole."""
-    if network.resizes:
-        return network.size
-    if network.fixed_size and network.size != shape:
-        height, width = network.size
+def _warmed_up(model: Predictor, shape: tuple[int, int], smoothing: float) -> Bands:
+    """The function from a frame to bands of class ids, compiled before the first frame.
+
+    It does not wait for them. Raises ConfigError where frames in tiles are to be smoothed.
+    """
+    if smoothing and model.fit.is_tiled(shape):
         raise ConfigError(
-            f"the frames are {shape[0]}×{shape[1]}, and this ONNX file takes {height}×{width}; use "
-            "the run itself or a StableHLO file"
+            f"--smoothing: frames of {shape[0]}×{shape[1]} are cut into tiles for this network, "
+            "and these are not smoothed; leave it out"
         )
-    return shape
-
-
-def _warmed_up(network: Network, size: tuple[int, int], smoothing: float) -> Score:
-    """Compiles before the first frame; returns the function from an input to its scores."""
-    previous = None
+    previous, num_classes = None, len(model.table.names)
 
     @jax.jit
     def smooth(previous: jax.Array, logits: jax.Array) -> jax.Array:
         return smoothing * previous + (1 - smoothing) * jax.nn.softmax(logits)
 
-    def score(image: np.ndarray) -> jax.Array:
+    def bands(image: np.ndarray) -> list[tuple[int, jax.Array]]:
         nonlocal previous
-        logits = network.logits(image[None])[0]
-        if smoothing:
-            logits = jax.nn.softmax(logits) if previous is None else smooth(previous, logits)
-            previous = logits
-        return logits
+        if not smoothing:
+            return list(model.fit.bands(model.network.logits, image, num_classes, classes))
+        scores = model.network.logits(model.fit.input(image)[None])[0]
+        scores = jax.nn.softmax(scores) if previous is None else smooth(previous, scores)
+        previous = scores
+        return list(model.fit.rows(scores, shape, classes))
 
-    blank = np.zeros((*size, 3), np.uint8)
     for _ in range(3):
-        np.asarray(score(blank))
+        joined(bands(np.zeros((*shape, 3), np.uint8)), np.empty(shape, np.uint8))
     previous = None
-    return score
+    return bands
 
 
 def _open_writer(output: Path, rate: float, shape: tuple[int, int]) -> cv2.VideoWriter:
@@ -246,29 +239,31 @@ def _decode(capture: cv2.VideoCapture, shape: tuple[int, int], stages: Stages) -
         yield Frame(image, start)
 
 
-def _scored(
-    frames: Iterator[Frame], score: Score, size: tuple[int, int], stages: Stages
+def _labelled(
+    frames: Iterator[Frame], bands: Bands, stages: Stages
 ) -> Iterator[tuple[Frame, np.ndarray]]:
-    """Frames with their scores, float32 [h, w, C]."""
+    """Frames with their class ids, uint8 [H, W]."""
     in_flight: deque = deque()
+
+    def oldest() -> tuple[Frame, np.ndarray]:
+        frame, found = in_flight.popleft()
+        return frame, joined(found, np.empty(frame.image.shape[:2], np.uint8))
+
     with closing(frames):
         for frame in frames:
             with stages.working("network"):
-                resized = frame.image.shape[:2] != size
-                image = resize_image(frame.image, size) if resized else frame.image
-                in_flight.append((frame, score(image)))
-                done = in_flight.popleft() if len(in_flight) == IN_FLIGHT else None
-                done = done and (done[0], np.asarray(done[1]))
+                in_flight.append((frame, bands(frame.image)))
+                done = oldest() if len(in_flight) == IN_FLIGHT else None
             if done:
                 yield done
-        for frame, scores in in_flight:
-            yield frame, np.asarray(scores)
+        while in_flight:
+            yield oldest()
 
 
 def _write(
     model: Predictor,
     draw: Draw,
-    scored: Iterator[tuple[Frame, np.ndarray]],
+    labelled: Iterator[tuple[Frame, np.ndarray]],
     writer: cv2.VideoWriter,
     expected: int,
     show: bool,
@@ -280,9 +275,8 @@ def _write(
     bar = tqdm(total=expected or None, unit="frame", disable=None)
     begin = time.perf_counter()
     try:
-        for frame, scores in scored:
+        for frame, label in labelled:
             with stages.working("encode"):
-                label = cv2.resize(scores, frame.image.shape[1::-1]).argmax(-1).astype(np.uint8)
                 picture = cv2.cvtColor(draw(frame.image, label), cv2.COLOR_RGB2BGR)
                 writer.write(_even(picture))
                 counts += np.bincount(label.ravel(), minlength=len(counts))

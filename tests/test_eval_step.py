@@ -46,7 +46,7 @@ def test_validation_loss_is_the_same_in_batches_of_any_size(tiny_config, monkeyp
     monkeypatch.setattr(models, "build", lambda *_: Network())
     tiny_config.loss.update(focal=1.0, dice=1.0, lovasz=1.0, class_weights="auto")
     tiny_config.data.update(size=(8, 8), fit="pad")
-    examples = pipeline.Fitted(Split(), tiny_config.data, (8, 8), native=True)
+    examples = pipeline.EvalSplit(Split(), [(8, 8)] * 7, tiny_config.data)
     variables = Network().init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
 
     def validate(mode, count, batch_size):
@@ -57,6 +57,7 @@ def test_validation_loss_is_the_same_in_batches_of_any_size(tiny_config, monkeyp
             examples,
             step=functions.eval_step,
             loss=functions.loss,
+            logits=functions.logits,
             devices=devices,
             batch_size=batch_size,
         ).loss

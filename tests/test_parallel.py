@@ -250,17 +250,3 @@ def test_bad_mode_and_uneven_batches_are_refused():
 def test_auto_is_jit_on_one_device_and_pmap_on_several():
     assert Parallel("auto", jax.devices()[:1]).mode == "jit"
     assert Parallel("auto", jax.devices()[:4]).mode == "pmap"
-
-
-def test_logits_follow_each_label_s_own_size():
-    from segjax.steps import to_label_size
-
-    logits = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
-    size = jnp.array([[8, 8], [4, 6]])
-    out = to_label_size(logits, size, (8, 8))
-    np.testing.assert_allclose(
-        out[0], jax.image.resize(logits[0], (8, 8, 3), "bilinear"), atol=1e-5
-    )
-    np.testing.assert_allclose(
-        out[1, :4, :6], jax.image.resize(logits[1], (4, 6, 3), "bilinear"), atol=1e-5
-    )

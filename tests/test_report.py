@@ -17,7 +17,10 @@ EDGES = {
 @pytest.fixture
 def split():
     scores = iou.metrics(CONFUSION) | boundary.metrics(EDGES)
-    return report.split_report(scores, CONFUSION.sum(axis=1), NAMES, 0.5, 7, 1200, "native")
+    about = {"loss": 0.5, "num_images": 7, "num_tiled": 2, "checkpoint_step": 1200}
+    about |= {"resolution": "each label's own size", "tta": ["flip"]}
+    about |= {"data": {"root": "cells", "split": "val", "num_skipped": 0, "sha256": "0123" * 16}}
+    return report.split_report(scores, CONFUSION.sum(axis=1), NAMES, about)
 
 
 def test_report_holds_the_scores(split):
@@ -26,6 +29,7 @@ def test_report_holds_the_scores(split):
     assert split["per_class"]["Car"] == {
         "iou": 0.5,
         "accuracy": 1.0,
+        "recall": 1.0,
         "dice": pytest.approx(4 / 6),
         "boundary_iou_0.02": 0.5,
         "boundary_iou_0.005": 1.0,
@@ -34,7 +38,7 @@ def test_report_holds_the_scores(split):
     }
     assert math.isnan(split["per_class"]["Tree"]["iou"])
     assert (split["loss"], split["num_images"], split["checkpoint_step"]) == (0.5, 7, 1200)
-    assert split["resolution"] == "native"
+    assert split["mean_recall"] == split["mean_accuracy"] == 0.875
 
 
 def test_json_has_null_for_nan_and_leaves_no_temporary_file(split, tmp_path):
@@ -61,9 +65,16 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
 
 
 def test_table_lines_up_and_shows_every_class(split):
-    header, rule, road, car, tree, _, mean, summary = report.format_table(split).splitlines()
+    header, rule, road, car, tree, _, mean, *summary = report.format_table(split).splitlines()
+    assert header.split()[:4] == ["class", "IoU", "recall", "Dice"]
     assert {len(line) for line in (header, rule, road, car, tree, mean)} == {len(header)}
     assert road.split() == ["Road", "0.750", "0.750", "0.857", "0.500", "0.500", "80.00%"]
     assert tree.split() == ["Tree", *["nan"] * 5, "0.00%"]
     assert mean.split() == ["mean", "0.625", "0.875", "0.762", "0.500", "0.583", "100.00%"]
-    assert "pixel accuracy 0.800" in summary and "step 1200" in summary
+    assert summary == [
+        "pixel accuracy 0.800, loss 0.5000, step 1200",
+        "7 images, root cells, split val, sha256 0123012301230123",
+        "pixels counted at: each label's own size",
+        "cut into tiles: 2 images, too large to be taken whole",
+        "averaged over: the images themselves, flip",
+    ]

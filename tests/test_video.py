@@ -102,6 +102,16 @@ def test_a_frame_s_classes_lie_where_they_are(resizes, tmp_path):
         np.testing.assert_allclose(frame[:, columns].mean((0, 1)), expected, atol=12)
 
 
+@pytest.mark.parametrize("resizes", [True, False])
+def test_a_frame_gets_the_classes_that_it_gets_as_an_image(resizes, tmp_path):
+    source = write_video(tmp_path / "in.mp4", [(128, 100, 50)] * 3, noise=60)
+    model = model_of(resizes, size=(13, 21))
+    labels = [model.label(np.ascontiguousarray(frame)) for frame in read_video(source)[0]]
+    summary = video.segment_video(model, source, tmp_path / "out.mp4")
+    assert 0.2 < np.mean(labels) < 0.8
+    assert summary["class_shares"]["bright"] == pytest.approx(np.mean(labels), abs=1e-6)
+
+
 def test_frames_of_odd_size_are_written_whole(tmp_path):
     code = cv2.VideoWriter_fourcc(*"MJPG")
     writer = cv2.VideoWriter(str(tmp_path / "in.avi"), cv2.CAP_OPENCV_MJPEG, code, 10, (47, 31))
@@ -246,15 +256,17 @@ def test_a_result_that_cannot_be_written_is_named(tmp_path):
         video.segment_video(model_of(), source, tmp_path / "out.mp4")
 
 
-def test_a_network_of_one_size_takes_frames_of_that_size_only(tmp_path):
+def test_a_network_of_one_size_gets_larger_frames_in_tiles_which_are_not_smoothed(tmp_path):
     source = write_video(tmp_path / "in.mp4", [BRIGHT] * 3)
     output = tmp_path / "out.mp4"
-    with pytest.raises(ConfigError, match="frames are 32×48, and this ONNX file takes 16×16"):
-        video.segment_video(model_of(fixed_size=True), source, output)
+    tiled = model_of(fixed_size=True)
+    with pytest.raises(ConfigError, match="--smoothing: frames of 32×48 are cut into tiles"):
+        video.segment_video(tiled, source, output, smoothing=0.5)
     assert not output.exists()
-    fitting = (model_of(size=SHAPE, fixed_size=True), model_of(resizes=True, fixed_size=True))
-    for model in fitting:
-        assert video.segment_video(model, source, output)["frames"] == 3
+    whole = model_of(size=SHAPE, fixed_size=True), model_of(resizes=True, fixed_size=True)
+    for model in (tiled, *whole):
+        summary = video.segment_video(model, source, output)
+        assert summary["frames"] == 3 and summary["class_shares"]["bright"] == 1
 
 
 def test_ctrl_c_leaves_a_video_of_the_frames_so_far(tmp_path, monkeypatch):

@@ -47,6 +47,7 @@ def predictions(folder: Path) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]
         setup.eval_examples(config, "test", data),
         step=functions.eval_step,
         loss=functions.loss,
+        logits=functions.logits,
         devices=devices,
         batch_size=config.eval.batch_size,
         num_pictures=5,

@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
+from segjax.fitting import TILE  # noqa: E402
 from segjax.report import write_json  # noqa: E402
 
 FLAGS = flags.FLAGS
@@ -47,7 +48,7 @@ def main(_: list[str]) -> None:
     result = {
         "picture": [size, size],
         "fit": config["data"]["fit"],
-        "tile": config["data"]["size"],
+        "tile": [TILE, TILE] if config["data"]["fit"] == "pad" else None,
         "width": config["model"]["width"],
         "classes": len(summary["images"][0]["class_shares"]),
         "peak_resident_gib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20,

@@ -30,7 +30,8 @@ from segjax.errors import ConfigError, DataError
 class _Seen(NamedTuple):
     counts: np.ndarray  # int64 [256], pixels per class id
     size: tuple[int, int]
-    digest: bytes
+    digest: bytes  # of the image
+    content: bytes  # of the image and its label
     stored: Stored | None  # None where there are no files
 
 
@@ -39,8 +40,9 @@ def check(
     *,
     splits: Sequence[str] = ("train", "val", "test"),
     cache: Path | None = None,
+    sources: dict[str, Source] | None = None,
 ) -> Report:
-    """Decode and count every example of `config`, the data section.
+    """Decode and count every example of `config`, the data section, or of `sources`.
 
     Raises one DataError that lists the problems of all examples, up to 20 of a kind. With `cache`,
     a file, nothing is decoded again while the files and the configuration stay as they were.
@@ -48,7 +50,7 @@ def check(
     if config.on_error not in ("raise", "skip"):
         raise ConfigError(f"config.data.on_error is {config.on_error!r}; choose 'raise' or 'skip'")
     problems = Problems()
-    sources = _open(config, splits, problems)
+    sources = sources or _open(config, splits, problems)
     fingerprint = _fingerprint(config, sources)
     report = None if problems or not sources else read_cache(cache, fingerprint)
     if report is None and sources:
@@ -66,9 +68,9 @@ def check(
     return report
 
 
-def usable(config: ConfigDict, split: str, report: Report) -> Source:
-    """The source of a checked split, without what was skipped."""
-    source, skipped = build_source(config, split), report.skipped[split]
+def usable(config: ConfigDict, split: str, report: Report, source: Source | None = None) -> Source:
+    """The source of a checked split, by default that of `config`, without what was skipped."""
+    source, skipped = source or build_source(config, split), report.skipped[split]
     return Subset(source, skipped) if skipped else source
 
 
@@ -117,7 +119,7 @@ def _count(
     first_seen: dict[bytes, tuple[str, str]] = {}
     # Training last: of an image that stands in two splits, its copy there is the one to leave out.
     for split, source in sorted(sources.items(), key=lambda item: item[0] == "train"):
-        counts, sizes, blank = np.zeros(256, np.int64), [], []
+        counts, sizes, contents, blank = np.zeros(256, np.int64), [], [], []
         unusable, census = {}, values.Census(limits)
         for index, (name, seen) in enumerate(_inspect_all(split, source)):
             if isinstance(seen, str) and skip:
@@ -142,6 +144,7 @@ def _count(
                     )
             counts += seen.counts
             sizes.append(seen.size)
+            contents.append(seen.content)
             if seen.counts[VOID] == seen.counts.sum():
                 blank.append(name)
             if seen.stored:
@@ -163,8 +166,11 @@ def _count(
         report.pixel_counts[split] = counts[: len(report.table.names)]
         report.void_counts[split] = int(counts[VOID])
         report.max_size[split] = tuple(np.max(sizes, axis=0).tolist()) if sizes else (0, 0)
-    for counted in ("num_images", "pixel_counts", "void_counts", "max_size", "skipped", "stored"):
-        setattr(report, counted, {split: getattr(report, counted)[split] for split in sources})
+        report.sizes[split] = sizes
+        report.sha256[split] = hashlib.sha256(b"".join(sorted(contents))).hexdigest()
+    for counted, value in vars(report).items():
+        if isinstance(value, dict):
+            setattr(report, counted, {split: value[split] for split in sources if split in value})
     return report
 
 
@@ -198,7 +204,9 @@ def _inspect_all(split: str, source: Source) -> Iterator[tuple[str, _Seen | str]
             return name, str(error)
         image, label = example["image"], example["label"]
         digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
-        return name, _Seen(np.bincount(label.ravel(), minlength=256), label.shape, digest, stored)
+        content = hashlib.sha256(digest + label.tobytes()).digest()
+        counts = np.bincount(label.ravel(), minlength=256)
+        return name, _Seen(counts, label.shape, digest, content, stored)
 
     # disable=None: no progress bar unless stderr is a terminal.
     with ThreadPoolExecutor() as pool, tqdm(desc=split, total=len(source), disable=None) as bar:
@@ -237,7 +245,8 @@ def _fingerprint(config: ConfigDict, sources: dict[str, Source]) -> str:
             status = os.stat(path)
             files.append((str(path), status.st_size, status.st_mtime_ns))
         files += [*getattr(source, "left_out", ()), *getattr(source, "unused", ())]
-    content = json.dumps([config.to_json_best_effort(), tables, files])
+    fields = sorted(Report.__dataclass_fields__)  # earlier versions counted less
+    content = json.dumps([config.to_json_best_effort(), tables, files, fields])
     return hashlib.sha256(content.encode()).hexdigest()
 
 

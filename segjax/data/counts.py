@@ -16,11 +16,12 @@ from segjax.data.datasets import VOID, LabelTable
 class Report:
     """What `check` counted, by split.
 
-    pixel_counts: int64 [C]; void_counts: pixels; max_size: the largest (height, width); skipped:
-    indices of the examples that cannot be used, and of training images that val or test have too,
-    where `config.on_error` is 'skip'; stored: what image files hold, see `values.Values`; divided:
-    of a folder that is divided into splits, a hash of the names of each; notes, warnings: lines for
-    people.
+    pixel_counts: int64 [C]; void_counts: pixels; max_size: the largest (height, width); sizes: of
+    every usable example; sha256: of their pixels and labels, wherever and in whatever order they
+    lie; skipped: indices of the examples that cannot be used, and of training images that val or
+    test have too, where `config.on_error` is 'skip'; stored: what image files hold, see
+    `values.Values`; divided: of a folder that is divided into splits, a hash of the names of each;
+    notes, warnings: lines for people.
     """
 
     table: LabelTable
@@ -28,6 +29,8 @@ class Report:
     pixel_counts: dict[str, np.ndarray] = field(default_factory=dict)
     void_counts: dict[str, int] = field(default_factory=dict)
     max_size: dict[str, tuple[int, int]] = field(default_factory=dict)
+    sizes: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, list[int]] = field(default_factory=dict)
     stored: dict[str, values.Values] = field(default_factory=dict)
     divided: dict[str, str] = field(default_factory=dict)
@@ -72,6 +75,7 @@ def read_cache(cache: Path | None, fingerprint: str) -> Report | None:
     saved["table"] = LabelTable.from_json(saved["table"])
     saved["pixel_counts"] = {k: np.array(v) for k, v in saved["pixel_counts"].items()}
     saved["max_size"] = {k: tuple(v) for k, v in saved["max_size"].items()}
+    saved["sizes"] = {k: [tuple(size) for size in v] for k, v in saved["sizes"].items()}
     return Report(**saved)
 
 

@@ -47,7 +47,7 @@ def find_pairs(config: ConfigDict, split: str) -> Found:
         used = {_split_folder(config, name) for name in config.splits if config.splits[name]}
         return _with_other_folders(pair_files(_split_folder(config, split), **options), root, used)
     found = _with_other_folders(pair_files(root, **options), root, {root})
-    named = {_name(image, root): (image, mask) for image, mask in found.pairs}
+    named = {_name(image, root / "images"): (image, mask) for image, mask in found.pairs}
     parts = divide(config, [*named])
     if not parts[split]:
         shares = f"val_fraction = {config.val_fraction}"
@@ -70,17 +70,25 @@ def has_folder_split(config: ConfigDict, split: str) -> bool:
 
 
 def pair_files(folder: Path, skip: bool = False, subfolders: bool = True) -> Found:
-    """FOLDER/images/NAME.* with FOLDER/masks/NAME.*; a NAME may lie in folders of these.
+    """FOLDER/images/NAME.* with FOLDER/masks/NAME.*: see `pair_folders`."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder: {describe_missing(folder)}; {LAYOUT}")
+    return pair_folders(folder / "images", folder / "masks", skip, subfolders)
+
+
+def pair_folders(
+    folder: Path, mask_folder: Path, skip: bool = False, subfolders: bool = True
+) -> Found:
+    """FOLDER/NAME.* with MASK_FOLDER/NAME.*; a NAME may lie in folders of these.
 
     Raises DataError that names whatever is alone or ambiguous, without `skip`.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder: {describe_missing(folder)}; {LAYOUT}")
-    listings = [_list(folder / part, subfolders) for part in ("images", "masks")]
+    folders = (folder, mask_folder)
+    listings = [_list(each, subfolders) for each in folders]
     faults = [found for found in listings if isinstance(found, str)]
     if faults:
         raise DataError(f"{'; '.join(faults)}; {LAYOUT}")
-    images, masks = (_by_name(found, folder) for found in listings)
+    images, masks = map(_by_name, listings, folders)
     unused = tuple(line for found in listings for line in found.unused)
     twice = [
         f"{name} ({', '.join(path.name for path in paths)})"
@@ -128,12 +136,12 @@ def _list(folder: Path, subfolders: bool) -> Listing | str:
 
 
 def _name(path: Path, folder: Path) -> str:
-    """What an image shares with its mask: the path below `folder`/images, without the suffix.
+    """What an image shares with its mask: the path below their folders, without the suffix.
 
     In one Unicode form, for a Mac may have written one of the folders.
     """
-    below = Path(*path.relative_to(folder).parts[1:]).with_suffix("")
-    return unicodedata.normalize("NFC", below.as_posix())
+    below = path.relative_to(folder).with_suffix("").as_posix()
+    return unicodedata.normalize("NFC", below)
 
 
 def _by_name(listing: Listing, folder: Path) -> dict[str, list[Path]]:

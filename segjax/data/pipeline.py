@@ -8,6 +8,7 @@ int32 [B, 2], the height and width that the example really has within its paddin
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import cv2
 import grain
@@ -15,25 +16,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from segjax.data.datasets import VOID
-from segjax.data.sources import Source
+from segjax.data.sources import Source, Subset
 from segjax.errors import ConfigError
+from segjax.fitting import FILL, Fit, pad, padded_shape, resize_image
 
 FITS = ("resize", "pad")
-FILL = (124, 116, 104)  # the mean colour of ImageNet: close to 0 after normalisation
+MAX_LOGITS = 2**28  # of a batch of an evaluation: 1 GiB, however large the images are
 Batch = dict[str, np.ndarray]
-
-
-def _pad(array: np.ndarray, shape: tuple[int, int], value: int | tuple[int, ...]) -> np.ndarray:
-    below, right = shape[0] - array.shape[0], shape[1] - array.shape[1]
-    return cv2.copyMakeBorder(array, 0, below, 0, right, cv2.BORDER_CONSTANT, value=value)
-
-
-def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W, 3] to size (h, w), by area means where it shrinks."""
-    shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
-    return cv2.resize(
-        image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
 
 
 def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -45,24 +34,33 @@ class Fitted:
     """A source whose examples all have one shape, kept in memory if they take at most `cache_gb`.
 
     With `config.fit` = 'resize' images are stretched to `config.size`; with 'pad' they keep their
-    pixels and are padded below and at the right to `max_size`. `native` leaves labels at their own
-    resolution (padded to `max_size`) also where images are resized.
+    pixels and are padded below and at the right to `max_size`, or, to be taken `whole`, as
+    `fitting.Fit` does. `native` leaves labels at their own resolution (padded to `max_size`) also
+    where images are resized.
     """
 
     def __init__(
-        self, source: Source, config: ConfigDict, max_size: tuple[int, int], native: bool
+        self,
+        source: Source,
+        config: ConfigDict,
+        max_size: tuple[int, int],
+        native: bool,
+        *,
+        whole: bool = False,
+        cache_gb: float | None = None,
     ) -> None:
         if config.fit not in FITS:
             raise ConfigError(f"config.data.fit is {config.fit!r}; choose one of {FITS}")
         self.source, self.config, self.native = source, config, native
         resized = config.fit == "resize"
         self.stretched = resized and native  # images are, their labels are not
-        self.image_shape = tuple(config.size) if resized else tuple(max_size)
+        padded = padded_shape(max_size) if whole else tuple(max_size)
+        self.image_shape = tuple(config.size) if resized else padded
         self.label_shape = tuple(config.size) if resized and not native else tuple(max_size)
         pixels = 3 * np.prod(self.image_shape) + np.prod(self.label_shape)
         self.gigabytes = len(source) * pixels / 1e9
         self._cache: Batch | None = None
-        if self.gigabytes <= config.cache_gb:
+        if self.gigabytes <= (config.cache_gb if cache_gb is None else cache_gb):
             self._cache = {
                 "image": np.empty((len(source), *self.image_shape, 3), np.uint8),
                 "label": np.empty((len(source), *self.label_shape), np.uint8),
@@ -79,6 +77,11 @@ class Fitted:
             return self._fit(i)
         return {key: array[i] for key, array in self._cache.items()}
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether the examples are in memory."""
+        return self._cache is not None
+
     def stacked(self, at_most_gb: float) -> Batch | None:
         """All examples, [N, ...]; None if they are not kept in memory, or take more than that."""
         return self._cache if self.gigabytes <= at_most_gb else None
@@ -94,10 +97,60 @@ class Fitted:
             image = resize_image(image, self.image_shape)
             label = label if self.native else resize_label(label, self.label_shape)
         return {
-            "image": _pad(image, self.image_shape, FILL),
-            "label": _pad(label, self.label_shape, VOID),
+            "image": pad(image, self.image_shape, FILL),
+            "label": pad(label, self.label_shape, VOID),
             "size": np.array(label.shape, np.int32),
         }
+
+
+class EvalSplit:
+    """A split as it is scored: `groups` of one shape each, and `large` images, one at a time.
+
+    Args:
+      sizes: height and width of every example.
+      native: scores are counted at the labels' own resolution.
+      about: which data they are, for the report.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        sizes: Sequence[tuple[int, int]],
+        config: ConfigDict,
+        native: bool = True,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        self.table, self.native, self.about = source.table, native, about or {}
+        self.fit = Fit(tuple(config.size), config.fit == "resize")
+        parts: dict[Any, list[int]] = {}
+        for i, size in enumerate(sizes):
+            parts.setdefault(self._part(size), []).append(i)
+        large = parts.pop("large", [])
+        self.num_tiled = sum(self.fit.is_tiled(sizes[i]) for i in large)
+        self.large = _only(source, large)
+        self.groups, cache_gb = [], config.cache_gb
+        for part in parts.values():
+            max_size = tuple(max(sizes[i][axis] for i in part) for axis in (0, 1))
+            group = Fitted(
+                _only(source, part), config, max_size, native, whole=True, cache_gb=cache_gb
+            )
+            self.groups.append(group)
+            cache_gb -= group.gigabytes if group.is_kept else 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self.groups)) + len(self.large)
+
+    def _part(self, size: tuple[int, int]) -> Any:
+        """What examples that go through the network together have in common."""
+        if self.fit.resizes and not self.native:
+            return "resized"
+        if self.fit.is_tiled(size) or np.prod(size) * len(self.table.names) > MAX_LOGITS:
+            return "large"
+        return "resized" if self.fit.resizes else padded_shape(size)
+
+
+def _only(source: Source, indices: Sequence[int]) -> Subset:
+    return Subset(source, set(range(len(source))) - set(indices))
 
 
 def train_batches(

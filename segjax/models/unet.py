@@ -79,12 +79,14 @@ class UNet(nn.Module):
         if self.freeze_encoder:
             features = jax.lax.stop_gradient(features)
         x = self.decoder(features, train)
-        logits = nn.Conv(
+        # In float32 whatever `dtype` is: rounded logits are equal in many pixels, and the first
+        # class of them would win.
+        head = nn.Conv(
             self.num_classes,
             (3, 3),
             padding=1,
             kernel_init=kernel_init,
-            dtype=self.dtype,
+            dtype=jnp.float32,
             name="head",
-        )(x)
-        return logits[:, :height, :width].astype(jnp.float32)
+        )
+        return head(x)[:, :height, :width]

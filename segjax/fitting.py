@@ -1,0 +1,177 @@
+"""How an image of any size meets the network, and how logits get the image's size again.
+
+Written once, for validation, evaluation, prediction, video and export, so that the network scored
+is the network used. All depends on the image's own size and on the run's data.fit and data.size:
+
+- resize: the image is stretched to `data.size`, its logits back, bilinearly.
+- pad: the image keeps its pixels and is padded with FILL, below and at the right, to the next size
+  that `padded_shape` knows. Where that has more than MAX_PIXELS the network gets tiles of TILE
+  pixels, blended where they overlap (Gaussian weights as in nnU-Net: Isensee et al., Nature Methods
+  2021). A network of one size (ONNX) gets that size, or tiles of it.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+FILL = (124, 116, 104)  # the mean colour of ImageNet: close to 0 after normalisation
+MAX_PIXELS = 2**22  # of a padded image that the network takes whole: 2048×2048
+TILE = 1024  # height and width of tiles, at most
+OVERLAP = 0.5  # of neighbouring tiles
+SIGMA = 0.125  # of the blending weights, over the tile's size
+BATCH = 4  # tiles at once
+MAX_BAND = 2**26  # logits of a band of rows of a stretched image
+
+Shape = tuple[int, int]
+Logits = Callable[[Any], Any]  # uint8 [B, h, w, 3] to float32 [B, h, w, C]
+Finish = Callable[[jax.Array], Any]  # logits [h, w, C] to what is wanted of them, [h, w, ...]
+
+
+def padded_shape(shape: Shape) -> Shape:
+    """The next height and width that programs are compiled for.
+
+    Multiples of 32, the network's stride, up to 512, and of 128 above, or a folder of many sizes
+    would mean as many programs.
+    """
+    return tuple(-(-n // step) * step for n in shape for step in [32 if n <= 512 else 128])
+
+
+def pad(array: np.ndarray, shape: Shape, value: int | tuple[int, ...]) -> np.ndarray:
+    """An array [H, W, ...], with `value` below and at the right up to `shape`."""
+    below, right = shape[0] - array.shape[0], shape[1] - array.shape[1]
+    return cv2.copyMakeBorder(array, 0, below, 0, right, cv2.BORDER_CONSTANT, value=value)
+
+
+def resize_image(image: np.ndarray, size: Shape) -> np.ndarray:
+    """uint8 [H, W, 3] to size (h, w), by area means where it shrinks."""
+    shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
+    return cv2.resize(
+        image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+
+
+def at_size(
+    logits: jax.Array, size: jax.Array, shape: Shape, top: jax.Array | int = 0
+) -> jax.Array:
+    """Logits [h, w, C] of a stretched image, at the image's own `size`, int32 [2]: [*shape, C].
+
+    Bilinear, with half-pixel centres. The first row is number `top`; what lies beyond `size`
+    repeats the edge. A pixel is the same in every band and whatever the `shape`.
+    """
+
+    def neighbours(axis: int, first: jax.Array | int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        length = logits.shape[axis]
+        at = (first + jnp.arange(shape[axis]) + 0.5) * (length / size[axis]) - 0.5
+        at = at.clip(0, length - 1)
+        low = at.astype(jnp.int32)
+        return low, jnp.minimum(low + 1, length - 1), at - low
+
+    low, high, share = neighbours(0, top)
+    rows = logits[low] + share[:, None, None] * (logits[high] - logits[low])
+    low, high, share = neighbours(1, 0)
+    return rows[:, low] + share[None, :, None] * (rows[:, high] - rows[:, low])
+
+
+@partial(jax.jit, static_argnames=("finish", "shape"))
+def _at_size(
+    finish: Finish, logits: jax.Array, size: np.ndarray, shape: Shape, top: int
+) -> Any:  # in one program, or all logits would be written to memory and read again
+    return finish(at_size(logits, size, shape, top))
+
+
+class Fit(NamedTuple):
+    """size: height and width that the network was trained on; resizes: images are stretched to it.
+
+    fixed_size: the network takes no other.
+    """
+
+    size: Shape
+    resizes: bool
+    fixed_size: bool = False
+
+    def input(self, image: np.ndarray) -> np.ndarray:
+        """An image, uint8 [H, W, 3], as the network takes it whole."""
+        if self.resizes:
+            return resize_image(image, self.size)
+        return pad(image, self.size if self.fixed_size else padded_shape(image.shape[:2]), FILL)
+
+    def is_tiled(self, shape: Shape) -> bool:
+        """Whether an image of that height and width is cut into tiles."""
+        if self.resizes:
+            return False
+        if self.fixed_size:
+            return shape[0] > self.size[0] or shape[1] > self.size[1]
+        height, width = padded_shape(shape)
+        return height * width > MAX_PIXELS
+
+    def bands(
+        self, logits: Logits, image: np.ndarray, num_classes: int, finish: Finish
+    ) -> Iterator[tuple[int, Any]]:
+        """First rows, and what `finish` makes of the logits, of bands that cover an image.
+
+        They go from top to bottom, and may go beyond the image.
+        """
+        shape = image.shape[:2]
+        if not self.is_tiled(shape):
+            yield from self.rows(logits(self.input(image)[None])[0], shape, finish)
+            return
+        tile = self.size if self.fixed_size else np.minimum(padded_shape(shape), TILE)
+        for top, band in _tiled(logits, image, tuple(map(int, tile)), num_classes):
+            yield top, jax.jit(finish)(band)
+
+    def rows(self, logits: Any, shape: Shape, finish: Finish) -> Iterator[tuple[int, Any]]:
+        """The same, from the logits [h, w, C] of the whole `input` of an image of `shape`."""
+        if not self.resizes:
+            yield 0, jax.jit(finish)(logits)
+            return
+        height, width = padded_shape(shape)
+        count = min(height, max(1, MAX_BAND // (width * logits.shape[-1])))
+        for top in range(0, shape[0], count):
+            yield top, _at_size(finish, logits, np.array(shape), (count, width), top)
+
+
+def _tiled(
+    logits: Logits, image: np.ndarray, tile: Shape, num_classes: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """First row and logits [n, W, C] of bands; those of one row of tiles are kept at a time."""
+    image = pad(image, tuple(np.maximum(image.shape[:2], tile)), FILL)
+    height, width = tile
+    tops, lefts = (_starts(n, m) for n, m in zip(image.shape[:2], tile, strict=True))
+    weight = _bell(height)[:, None, None] * _bell(width)[:, None]
+    band = np.zeros((height, image.shape[1], num_classes), np.float32)
+    total = np.zeros((height, image.shape[1], 1), np.float32)
+    for top, next_top in zip(tops, [*tops[1:], image.shape[0]], strict=True):
+        tiles = [image[top : top + height, left : left + width] for left in lefts]
+        for left, scores in zip(lefts, _in_batches(logits, tiles), strict=True):
+            band[:, left : left + width] += weight * scores
+            total[:, left : left + width] += weight
+        done = next_top - top
+        yield top, band[:done] / total[:done]
+        # What the next row of tiles adds to moves up.
+        for kept in (band, total):
+            kept[: height - done] = kept[done:]
+            kept[height - done :] = 0
+
+
+def _in_batches(logits: Logits, tiles: list[np.ndarray]) -> Iterator[np.ndarray]:
+    for first in range(0, len(tiles), BATCH):
+        batch = tiles[first : first + BATCH]
+        filled = np.stack(batch + batch[:1] * (BATCH - len(batch)))
+        yield from np.asarray(logits(filled))[: len(batch)]
+
+
+def _starts(length: int, tile: int) -> list[int]:
+    """First pixels of tiles that cover a length with at least OVERLAP between neighbours."""
+    step = max(1, int(tile * (1 - OVERLAP)))
+    return [*range(0, length - tile, step), length - tile]
+
+
+def _bell(length: int) -> np.ndarray:
+    """Weights float32 [length], 1 in the middle; never so small that their sum vanishes."""
+    x = (np.arange(length) + 0.5) / length - 0.5
+    return np.maximum(np.exp(-0.5 * (x / SIGMA) ** 2), 1e-3).astype(np.float32)
