@@ -11,7 +11,7 @@ from test_check import config_of
 from test_masks import by_tifffile
 
 from configs import common
-from segjax import export, networks, predict
+from segjax import export, models, networks, predict
 from segjax.data.builders.base import record
 from segjax.data.check import check, format_report
 from segjax.data.datasets import LabelTable
@@ -98,7 +98,8 @@ def test_training_and_prediction_read_the_same_pixels(tmp_path):
     image = build_source(config.data, "train")[0]["image"]
     np.testing.assert_array_equal(image, expected)
 
-    trained = networks.Trained(None, {"params": {}}, config, TABLE, 1)
+    model = models.build(config.model, len(TABLE.names))
+    trained = networks.Trained(model, {"params": {}}, config, TABLE, 1)
     seen = []
 
     def label(image):
