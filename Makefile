@@ -18,6 +18,8 @@ smoke: $(VENV)/.ready-test
 	$(RUN) -m segjax.main --config configs/quickstart.py --workdir $(VENV)/smoke/run \
 	  --config.num_epochs=1 --config.data.num_train=400 --config.data.num_val=20
 	$(RUN) -m segjax.evaluate --workdir $(VENV)/smoke/run --split test
+	$(RUN) -m segjax.predict --workdir $(VENV)/smoke/run --output $(VENV)/smoke/predicted \
+	  --input experiments/quickstart/predictions.png --overlay
 	for format in stablehlo:zip onnx:onnx; do \
 	  $(RUN) -m segjax.export --workdir $(VENV)/smoke/run --verify \
 	    --format $${format%:*} --output $(VENV)/smoke/model.$${format#*:} || exit 1; \

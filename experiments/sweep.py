@@ -265,6 +265,9 @@ def _require_same(sweep: Sweep, study: optuna.Study) -> None:
     told = {f"config.{f}": v for f, v in workdir.deciding_fields(sweep.config).items()}
     told |= {f"search {field}": str(d) for field, d in sweep.search.items()}
     held = study.user_attrs.get("told", told)
+    # Of fields that came after a study, what its trials were trained with.
+    later = {f"config.{f}": v for f, v in workdir.LATER.items() if f not in workdir.FREE}
+    held = later | held
     changed = [
         f"{name} was {held.get(name)}, is {told.get(name)}"
         for name in sorted(held.keys() | told.keys())
@@ -488,8 +491,11 @@ def _take_trials(sweep: Sweep, study: optuna.Study) -> None:
 
     def after(study: optuna.Study, trial: FrozenTrial) -> None:
         nonlocal failures
-        failures = failures + 1 if trial.state == TrialState.FAIL else 0
         reason = trial.user_attrs.get("error", "")
+        if trial.state != TrialState.FAIL:
+            failures = 0
+        elif reason:  # or it was left to another process
+            failures += 1
         log.info("Trial %d: %s %s", number_of(trial), trial.state.name, reason or trial.value)
         write_report(sweep, study)
         if failures == MAX_FAILURES:

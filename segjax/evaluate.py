@@ -75,7 +75,7 @@ def evaluate_run(
 
     folder = Path(folder)
     config, table, counts = workdir.load(folder)
-    changes = []
+    changes = [] if checkpoint == "best" else [checkpoint]
     if resolution and config.data.fit == "pad":
         raise ConfigError(
             "--resolution is for runs that resize; this one's images keep their pixels"
@@ -122,10 +122,10 @@ def _check_place(folder: Path, name: str | None, output: str | Path | None) -> N
         raise ConfigError(f"--output {output}: give a file that ends in .json")
     inside = output and Path(output).resolve().parent == (folder / "report").resolve()
     name = Path(output).stem if inside else name
-    if name and (name.startswith(SPLITS) or "/" in name):
+    if name and (name.split("_")[0] in SPLITS or "/" in name):
         raise ConfigError(
             f"--name or --output: {name!r} would be taken for a report on the run's own data, or "
-            f"is a path; choose another that does not begin with {', '.join(SPLITS)}"
+            f"is a path; choose another whose first word is none of {', '.join(SPLITS)}"
         )
 
 

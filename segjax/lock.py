@@ -39,7 +39,7 @@ def hold(folder: Path, devices: Parallel) -> Iterator[None]:
     if devices.is_first:
         try:
             file = _take(folder)
-        except ConfigError as caught:
+        except (ConfigError, OSError) as caught:  # a full disk, too, is told to the others
             error = caught
     try:
         if devices.any(error is not None):
@@ -49,8 +49,12 @@ def hold(folder: Path, devices: Parallel) -> Iterator[None]:
         yield
     finally:
         if file:
+            is_unused = not (folder / "config.json").exists()
+            if is_unused:
+                _remove_contents(folder, made)
             _release(folder, file)
-            _remove_unused(folder, made)
+            if is_unused:
+                _remove_empty(made)
 
 
 def _take(folder: Path) -> TextIO:
@@ -102,12 +106,15 @@ def _release(folder: Path, file: TextIO) -> None:
     file.close()
 
 
-def _remove_unused(folder: Path, made: list[Path]) -> None:
-    """Removes what a start has made that failed, in the data check for example."""
-    if (folder / "config.json").exists():
-        return
+def _remove_contents(folder: Path, made: list[Path]) -> None:
+    """Removes what a start that failed has made, while the lock is held."""
     if folder in made:
         (folder / "data.json").unlink(missing_ok=True)
-    for path in (folder / "checkpoints", *made):
-        with suppress(OSError):  # not there, or not empty
+    with suppress(OSError):  # missing, or not empty
+        (folder / "checkpoints").rmdir()
+
+
+def _remove_empty(made: list[Path]) -> None:
+    with suppress(OSError):  # another run has it by now
+        for path in made:
             path.rmdir()
