@@ -133,6 +133,7 @@ class Run:
             self.val_examples,
             step=self.functions.eval_step,
             loss=self.functions.loss,
+            logits=self.functions.logits,
             devices=self.devices,
             batch_size=self.config.eval.batch_size,
             num_pictures=self.config.eval.num_pictures,
