@@ -142,7 +142,7 @@ def largest(config):
     config.gan.update(objective="vanilla", softening=1.0, momentum=0.99)
 
 
-@pytest.mark.parametrize("bounds", [smallest, largest])
+@pytest.mark.parametrize("bounds", [smallest, pytest.param(largest, marks=pytest.mark.slow)])
 def test_a_run_at_the_bounds_trains(bounds, tiny_config, tmp_path, monkeypatch):
     bounds(tiny_config)
     alone = jax.devices()[:1]  # four would need a batch of four

@@ -21,13 +21,13 @@ def image_of(size, seed=0):
 
 def lopsided(images):
     """Logits that depend on a pixel's colour and on how far to the right it is."""
-    place = jnp.arange(images.shape[2])[:, None] * jnp.array([0.3, 0.1, 0.2])
-    return jnp.sin(images / 40.0 + place)
+    place = jnp.arange(images.shape[2])[:, None] * jnp.array([[0.3, 0.1, 0.2]])
+    return jnp.sin(images / 40.0 + place[None, None])
 
 
 def sizes(images):
     """Logits that tell how large the network's input was."""
-    return jnp.zeros((*images.shape[:3], 3)) + jnp.array([0.0, images.shape[1], images.shape[2]])
+    return jnp.broadcast_to(jnp.array([0.0, *images.shape[1:3]]), (*images.shape[:3], 3))
 
 
 def averaged(function, *tta, fixed_size=False):
@@ -70,7 +70,7 @@ def test_a_scaled_image_keeps_its_place():
 
 def test_an_average_is_no_more_certain_than_what_it_averages():
     def certain(images):
-        return jnp.zeros((*images.shape[:3], 3)) + jnp.array([0.0, 1.0, 2.0])
+        return jnp.broadcast_to(jnp.array([0.0, 1.0, 2.0]), (*images.shape[:3], 3))
 
     model = predictor.Predictor(averaged(certain, "flip", "0.5", "2"))
     expected = np.broadcast_to(jax.nn.softmax(COLUMNS), (20, 30, 3))

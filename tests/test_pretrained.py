@@ -86,7 +86,7 @@ def zeros(width=0.35, classes=CLASSES, **fields):
 def compiled(model):
     def outputs(variables, image):
         encoder = {name: part["encoder"] for name, part in variables.items()}
-        x = (image - jnp.array(model.mean)) / jnp.array(model.std)
+        x = (image - jnp.array([[[model.mean]]])) / jnp.array([[[model.std]]])
         features = model.encoder.apply(encoder, x, train=False)
         return {f"stride{2 << i}": feature for i, feature in enumerate(features)}
 

@@ -88,7 +88,7 @@ def test_losses_of_huge_bfloat16_logits_are_finite(loss, tiny_config):
     tiny_config.loss.update(cross_entropy=0.0, focal=0.0, dice=0.0, lovasz=0.0)
     tiny_config.loss[loss] = 1.0
     function = losses.build(tiny_config.loss, np.ones(3))
-    logits = jnp.array([1e4, -1e4, 1e30], jnp.bfloat16) * jnp.ones((1, 2, 2, 1), jnp.bfloat16)
+    logits = jnp.broadcast_to(jnp.array([1e4, -1e4, 1e30], jnp.bfloat16), (1, 2, 2, 3))
     label = jnp.array([[[0, 1], [2, 255]]], jnp.uint8)
     value, gradient = jax.value_and_grad(lambda x: function(x, label, None))(logits)
     assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
