@@ -19,6 +19,7 @@ from absl import flags
 
 from segjax import cli, processor
 from segjax.errors import ConfigError
+from segjax.files import expand
 
 log = logging.getLogger("segjax.evaluate")  # its __name__ is __main__
 SPLITS = ("train", "val", "test")
@@ -73,7 +74,10 @@ def evaluate_run(
     from segjax.evaluator import evaluate, write_report
     from segjax.parallel import Parallel
 
-    folder = Path(folder)
+    folder = Path(expand(str(folder)))
+    data_root, images, masks, output = (
+        place and expand(str(place)) for place in (data_root, images, masks, output)
+    )
     config, table, counts = workdir.load(folder)
     changes = [] if checkpoint == "best" else [checkpoint]
     if resolution and config.data.fit == "pad":

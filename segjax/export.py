@@ -33,6 +33,7 @@ from absl import flags
 
 from segjax import cli
 from segjax.errors import ConfigError, ExportError
+from segjax.files import expand
 
 if TYPE_CHECKING:
     from segjax.networks import Network, Trained
@@ -218,7 +219,7 @@ def compare(
 
     config = scored.config.data.copy_and_resolve_references()
     config.update(root=data_root or config.root, allow_missing_classes=True)
-    source = check.usable(config, "val", check.check(config, splits=("val",)))
+    source = check.usable(config, "val", check.check(config, splits=("val",), trained=True))
     file = _read_back(exported, path)
     models = {"file": file, "run": scored.network()}
     if (file.fixed_size and not file.resizes) or scored.model.dtype != exported.model.dtype:
@@ -262,7 +263,8 @@ def export_run(
     writers = {"stablehlo": to_stablehlo, "onnx": to_onnx, "safetensors": to_safetensors}
     from segjax import networks
 
-    trained, output = networks.restore(folder, checkpoint, dtype=DTYPE), Path(output)
+    folder, output = (Path(expand(str(path))) for path in (folder, output))
+    trained = networks.restore(folder, checkpoint, dtype=DTYPE)
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_name(f".{output.name}.tmp")
     try:

@@ -39,6 +39,13 @@ def expand_config(config: ConfigDict | dict) -> None:
             config[name] = expand(value)
 
 
+def expanded(config: ConfigDict) -> ConfigDict:
+    """A copy of a configuration in which that is done."""
+    config = config.copy_and_resolve_references()
+    expand_config(config)
+    return config
+
+
 def read_text(path: Path) -> str:
     """A text file in UTF-8, or in what its byte-order mark says (UTF-8 or UTF-16).
 

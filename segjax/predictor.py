@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax import networks
+from segjax.files import expand
 from segjax.fitting import Finish, Fit
 from segjax.networks import Network
 
@@ -33,7 +34,8 @@ def load(path: str | Path, checkpoint: str = "best", tta: Sequence[str] = ()) ->
       checkpoint: best (by validation mIoU) or latest, of a work directory.
       tta: what scores are averaged over, see `tta.averaged`: ("flip", "0.75").
     """
-    if Path(path).is_file():
+    path = Path(expand(str(path)))
+    if path.is_file():
         network, _ = networks.read_file(path)
     else:
         network = networks.restore(path, checkpoint).network()

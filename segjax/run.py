@@ -13,8 +13,10 @@ from ml_collections import ConfigDict
 from segjax import pretrained, setup, warm_start, workdir
 from segjax.checkpoint import Checkpoints
 from segjax.data import check, pipeline
+from segjax.data.counts import write_cache
 from segjax.errors import ConfigError, TrainingError
 from segjax.evaluator import Evaluation, evaluate
+from segjax.files import expanded
 from segjax.history import Totals
 from segjax.parallel import Parallel
 from segjax.state import GanState, TrainState, fingerprint, not_finite
@@ -27,12 +29,14 @@ class Run:
     """One run of a work directory, ready to go: data checked, functions built, state restored."""
 
     def __init__(self, config: ConfigDict, folder: Path) -> None:
+        config = expanded(config)
         self.devices = Parallel(config.parallel)
         setup.validate(config, self.devices)
         config = pretrained.with_conventions(workdir.as_trained(config, folder), folder)
         self.config, self.folder = config, folder
         workdir.require_same_run(folder, config)
-        data = check.check(config.data, cache=folder / "data.json")
+        cache, resumes = folder / "data.json", workdir.holds_checkpoints(folder)
+        data = check.check(config.data, cache=cache, trained=resumes)
         self.table, counts = data.table, data.pixel_counts["train"]
         log.info("%s\n%s", self.table.describe(), check.format_report(data))
         fields = self.devices.mode, workdir.deciding_fields(config)
@@ -63,6 +67,7 @@ class Run:
         self.has_evaluated, self.saved_at = False, time.monotonic()
         if self.devices.is_first:  # at last: a start that fails leaves nothing of its configuration
             workdir.save(folder, config, data)
+            write_cache(cache, data)
 
     def _start_or_restore(self) -> tuple[State, list[dict], Totals]:
         config, step = self.config, self.checkpoints.latest_step

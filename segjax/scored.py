@@ -60,9 +60,12 @@ def find(
     if images or masks:
         return _of_folders(config, table, images, masks)
     recorded = _recorded(folder)
-    if root:
+    if root and not (config.root and Path(root).resolve() == Path(config.root).resolve()):
         config.root = root
-        return _moved(config, table, split, recorded) or _of_root(config, table, split)
+        moved = _moved(config, table, split, recorded)
+        if moved:
+            workdir.require_division(folder, moved.report.divided)
+        return moved or _of_root(config, table, split)
     report = _checked(config, split)
     _require_classes(report.table, table, config.root, same_values=True)
     workdir.require_division(folder, report.divided)
@@ -82,10 +85,10 @@ def _of_folders(
     if not (images and masks):
         raise ConfigError("--images and --masks are two folders of the same data; give both")
     table = _table_of(Path(masks).absolute().parent, table)
-    found = pair_folders(Path(images), Path(masks), config.on_error == "skip")
+    found = pair_folders(Path(images), Path(masks), skip=True)  # the check names what is left out
     source = FolderSource(table, *found, value_range(config))
-    report = check.check(config, splits=("test",), sources={"test": source})
-    folder = Path(images).absolute()
+    report = check.check(config, splits=("test",), sources={"test": source}, trained=True)
+    folder = Path(images).resolve()
     name = _name((folder.parent if folder.name == "images" else folder).name)
     return Scored(name, "test", config, report, source, {"images": images, "masks": masks})
 
@@ -103,7 +106,7 @@ def _moved(
         if len(build_source(config, split)) != held:
             return None
         report = _checked(config, split)
-    except (DataError, ConfigError):  # said again, if it stands in the way of scoring all
+    except (DataError, ConfigError):  # raised again by _of_root
         return None
     if report.table.names != table.names or not _is_recorded(report, split, recorded):
         return None
@@ -117,15 +120,15 @@ def _of_root(config: ConfigDict, table: LabelTable, split: str) -> Scored:
     if is_flat or (part / "images").is_dir() or config.source == "shapes":
         if config.source != "folder":
             config.splits.update({name: name for name in SPLITS})
-        config.source = "folder"
+        config.source, config.subfolders = "folder", True
         config.classes = _table_of(root, table).to_json()
-    name = root.absolute().name if is_flat else f"{root.absolute().name}_{split}"
+    name = root.resolve().name if is_flat else f"{root.resolve().name}_{split}"
     place = None
     if is_flat:
         config.folds = 0
         config.splits.update(dict.fromkeys(SPLITS, "."))
         place = {part: str(root / part) for part in ("images", "masks")}
-    report = check.check(config, splits=(split,))
+    report = check.check(config, splits=(split,), trained=True)
     _require_classes(report.table, table, config.root)
     return Scored(_name(name), split, config, report, place=place)
 
@@ -133,7 +136,7 @@ def _of_root(config: ConfigDict, table: LabelTable, split: str) -> Scored:
 def _checked(config: ConfigDict, split: str) -> check.Report:
     # Training leaves out its images that are in val or test too.
     all_splits = split == "train" and config.on_error == "skip"
-    return check.check(config, splits=SPLITS if all_splits else (split,))
+    return check.check(config, splits=SPLITS if all_splits else (split,), trained=True)
 
 
 def _name(folder: str) -> str:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from segjax import adversarial, boundary, lock, pictures, setup
 from segjax.errors import DataError, Interrupted
 from segjax.evaluator import write_report
+from segjax.files import expand
 from segjax.history import Totals, prefixed
 from segjax.parallel import Parallel
 from segjax.progress import Progress
@@ -44,7 +45,7 @@ def train_and_evaluate(
       TrainingError: when the loss, a gradient or the state is no longer finite.
       Interrupted: after SIGINT or SIGTERM, with everything saved.
     """
-    folder = Path(folder)
+    folder = Path(expand(str(folder)))
     with lock.hold(folder, Parallel(config.parallel)):
         run = Run(config, folder)
         try:

@@ -100,7 +100,7 @@ def as_trained(config: ConfigDict, workdir: Path) -> ConfigDict:
 
     So the command that trained a run resumes it, although a default is another now.
     """
-    if not _holds_checkpoints(workdir):
+    if not holds_checkpoints(workdir):
         return config
     config, held = config.copy_and_resolve_references(), _flatten(_read_config(workdir))
     for field, default in DEFAULTS.items():
@@ -111,13 +111,14 @@ def as_trained(config: ConfigDict, workdir: Path) -> ConfigDict:
     return config
 
 
-def _holds_checkpoints(workdir: Path) -> bool:
+def holds_checkpoints(workdir: Path) -> bool:
+    """Whether something is saved in a work directory."""
     return any(workdir.glob("checkpoints/*"))
 
 
 def require_same_run(workdir: Path, config: ConfigDict) -> None:
     """Raises ConfigError where the directory holds checkpoints of another configuration."""
-    if not (workdir / "config.json").exists() or not _holds_checkpoints(workdir):
+    if not (workdir / "config.json").exists() or not holds_checkpoints(workdir):
         return
     held, new = _flatten(_read_config(workdir)), _flatten(as_json(config))
     changed = [
@@ -134,7 +135,7 @@ def require_same_run(workdir: Path, config: ConfigDict) -> None:
 
 def require_same_data(workdir: Path, table: LabelTable, pixel_counts: np.ndarray) -> None:
     """Raises ConfigError where the directory holds checkpoints that saw other data."""
-    if not (workdir / "pixel_counts.json").exists() or not _holds_checkpoints(workdir):
+    if not (workdir / "pixel_counts.json").exists() or not holds_checkpoints(workdir):
         return
     _, held, counts = load(workdir)
     if held != table or counts.tolist() != pixel_counts.tolist():
@@ -150,7 +151,7 @@ def require_division(workdir: Path, divided: dict[str, str]) -> None:
     divided: of `check.Report`.
     """
     path = workdir / "splits.json"  # missing in runs of earlier versions: divided by thresholds
-    held = _read_json(path) if path.exists() and _holds_checkpoints(workdir) else {}
+    held = _read_json(path) if path.exists() and holds_checkpoints(workdir) else {}
     moved = [split for split in divided if held.get(split, divided[split]) != divided[split]]
     if moved:
         raise ConfigError(

@@ -112,6 +112,9 @@ def test_what_can_be_told_without_a_label_table_is_told(root):
         check(config_of(root))
     assert "classes.json: not valid JSON" in str(error.value)
     assert "train/images/b.png has no mask" in str(error.value)
+    (root / "val/images/c.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"images/c\.png: an empty file"):
+        check(config_of(root))
     (root / "train").rename(root / "Train")
     with pytest.raises(DataError) as error:
         check(config_of(root))
@@ -142,6 +145,17 @@ def test_a_divided_folder_says_its_counts_and_what_is_not_used(tmp_path):
     assert not check(config_of(moved, divide="thresholds", val_fraction=0.3)).divided
 
 
+def test_the_division_knows_names_and_neither_suffixes_nor_unicode_forms(tmp_path):
+    (tmp_path / "classes.json").write_text('{"classes": ["background", "cell"]}')
+    for i, name in enumerate(["\u00e9", "b", "c", "d"]):
+        write(tmp_path, name, i)
+    before = check(config_of(tmp_path)).divided
+    for part in ("images", "masks"):
+        (tmp_path / part / "\u00e9.png").rename(tmp_path / part / "e\u0301.png")
+        (tmp_path / part / "b.png").rename(tmp_path / part / "b.PNG")
+    assert check(config_of(tmp_path)).divided == before
+
+
 def test_missing_partner_and_split_without_images(root):
     (root / "train/masks/b.png").unlink()
     with pytest.raises(DataError, match=r"train/images/b\.png has no mask"):
@@ -157,6 +171,28 @@ def test_a_class_without_training_pixels(root):
         check(config_of(root))
     report = check(config_of(root, allow_missing_classes=True))
     assert "warning: no pixel in training of class 'dust'" in format_report(report)
+
+
+def test_classes_are_not_missing_where_no_file_could_be_read(root):
+    for name in "ab":
+        (root / f"train/images/{name}.png").write_bytes(b"")
+    with pytest.raises(DataError) as error:
+        check(config_of(root))
+    assert "an empty file" in str(error.value) and "no pixel" not in str(error.value)
+
+
+def test_the_check_of_a_run_that_is_trained_leaves_its_record_alone(root, tmp_path):
+    cache = tmp_path / "data.json"
+    check(config_of(root), cache=cache)
+    record = cache.read_text()
+    write(root / "train", "added", 50)
+    assert check(config_of(root), cache=cache, trained=True).num_images["train"] == 3
+    assert cache.read_text() == record
+
+
+def test_the_home_folder_may_be_written_as_it_is_in_a_shell(root, monkeypatch):
+    monkeypatch.setenv("HOME", str(root))
+    assert check(config_of("~")).num_images == {"train": 2, "val": 1}
 
 
 def test_masks_of_0_and_255_without_values_are_recognised(root):
@@ -195,7 +231,7 @@ def test_a_label_void_throughout_is_a_warning(root):
 def test_cache_spares_decoding_until_a_file_changes(root, tmp_path, monkeypatch):
     cache = tmp_path / "run/check.json"
     first = check(config_of(root), cache=cache)
-    monkeypatch.setattr(check_module, "_count", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(check_module, "count", lambda *_: pytest.fail("decoded again"))
     again = check(config_of(root), cache=cache)
     assert format_report(again) == format_report(first)
     assert again.table == first.table

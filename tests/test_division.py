@@ -124,14 +124,17 @@ def test_images_added_to_a_divided_folder_stop_resuming_and_scoring(
         train.Run(tiny_config, run)
     workdir.save(run, tiny_config, check(tiny_config.data))
     (run / "checkpoints" / "1").mkdir(parents=True)
+    record = (run / "data.json").read_text()
     for part in ("images", "masks"):
         (tmp_path / "data" / "val" / part / "0.png").rename(root / part / "added.png")
     for act in (
         lambda: train.Run(tiny_config, run),
         lambda: evaluate.evaluate_run(run, "val"),
+        lambda: evaluate.evaluate_run(run, "val", data_root=str(root)),
     ):
         with pytest.raises(ConfigError, match=r"images were added.* would be others"):
             act()
+        assert (run / "data.json").read_text() == record
 
 
 def test_a_run_of_earlier_versions_is_resumed_with_its_division(tmp_path):

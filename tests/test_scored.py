@@ -13,7 +13,7 @@ from test_export import write_run
 from segjax import evaluate, predictor, scored
 from segjax.data import check
 from segjax.data.datasets import LabelTable
-from segjax.errors import ConfigError
+from segjax.errors import ConfigError, DataError
 
 TABLE = LabelTable.of_names(["low", "middle", "high"])
 
@@ -70,6 +70,37 @@ def test_data_that_changed_where_they_are_are_told(run, caplog):
     write_images(Path(run[1].root) / "val", [9])
     assert find(run).name == "val"
     assert "val is not what it was when the run was trained: 3 images then, 4 now" in caplog.text
+
+
+def test_the_own_root_named_again_is_the_own_data(run, caplog):
+    write_images(Path(run[1].root) / "val", [9])
+    assert find(run, root=f"{run[1].root}/../data").name == "val"
+    assert "val is not what it was when the run was trained" in caplog.text
+
+
+def test_moved_data_of_another_division_are_refused(run, tmp_path):
+    (run[0] / "checkpoints" / "1").mkdir(parents=True)
+    write_images(tmp_path / "flat", range(20, 32))
+    shutil.copy(Path(run[1].root) / "classes.json", tmp_path / "flat")
+    run[1].root = str(tmp_path / "flat")
+    check.check(run[1], cache=run[0] / "data.json")  # as if the new division were the run's
+    (run[0] / "splits.json").write_text('{"val": "another"}')
+    shutil.copytree(tmp_path / "flat", tmp_path / "moved")
+    with pytest.raises(ConfigError, match=r"images were added.* would be others"):
+        find(run, root=str(tmp_path / "moved"))
+
+
+def test_masks_may_lie_below_their_images_and_all_faults_are_named(run, tmp_path):
+    write_images(tmp_path / "a", range(20, 23))
+    folder = (tmp_path / "a" / "images").rename(tmp_path / "photos")
+    masks = (tmp_path / "a" / "masks").rename(folder / "masks")
+    options = {"images": str(folder), "masks": str(masks)}
+    assert find(run, **options).report.num_images == {"test": 3}
+    (masks / "20.png").unlink()
+    (folder / "21.png").write_bytes(b"")
+    with pytest.raises(DataError, match="has no mask") as error:
+        find(run, **options)
+    assert "21.png: an empty file" in str(error.value)
 
 
 def test_an_earlier_run_knows_its_data_by_their_pixel_counts(run, tmp_path):

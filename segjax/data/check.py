@@ -3,36 +3,25 @@
 python -m segjax.data.check --config=CONFIG prints the class frequencies, or what is wrong.
 """
 
-import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from segjax import cli
-from segjax.data import values
+from segjax.data import decode, values
+from segjax.data.counting import count
 from segjax.data.counts import Report, format_report, read_cache, write_cache
-from segjax.data.datasets import BINARY_HINT, VOID, load_table
-from segjax.data.decode import Stored
-from segjax.data.folders import find_pairs
+from segjax.data.datasets import BINARY_HINT, load_table
+from segjax.data.folders import Found, find_pairs, names_of
 from segjax.data.problems import Problems, some
 from segjax.data.sources import Source, Subset, build_source, has_split, value_range
 from segjax.errors import ConfigError, DataError
-
-
-class _Seen(NamedTuple):
-    counts: np.ndarray  # int64 [256], pixels per class id
-    size: tuple[int, int]
-    digest: bytes  # of the image
-    content: bytes  # of the image and its label
-    stored: Stored | None  # None where there are no files
+from segjax.files import expanded
 
 
 def check(
@@ -41,27 +30,36 @@ def check(
     splits: Sequence[str] = ("train", "val", "test"),
     cache: Path | None = None,
     sources: dict[str, Source] | None = None,
+    trained: bool = False,
 ) -> Report:
     """Decode and count every example of `config`, the data section, or of `sources`.
 
-    Raises one DataError that lists the problems of all examples, up to 20 of a kind. With `cache`,
-    a file, nothing is decoded again while the files and the configuration stay as they were.
+    Raises one DataError that lists the problems of all examples, up to 20 of a kind.
+
+    Args:
+      cache: a file; nothing is decoded again while the files and the configuration stay as they
+        were when it was written. A report without problems is written to it, unless `trained`.
+      trained: whether a run has been trained on these data. What it can no longer change is a
+        warning then, and `cache` stays what the run knows its data by.
     """
+    config = expanded(config)
     if config.on_error not in ("raise", "skip"):
         raise ConfigError(f"config.data.on_error is {config.on_error!r}; choose 'raise' or 'skip'")
     problems = Problems()
     sources = sources or _open(config, splits, problems)
+    if config.on_error == "raise":
+        _add_left_out(sources.values(), problems)
     fingerprint = _fingerprint(config, sources)
     report = None if problems or not sources else read_cache(cache, fingerprint)
     if report is None and sources:
-        report = _count(sources, problems, config.on_error == "skip", value_range(config))
-        _tell_of_files(config, sources, report)
+        report = count(sources, problems, config.on_error == "skip", value_range(config))
+        report.fingerprint = fingerprint
+        _describe_files(config, sources, report)
         if not value_range(config):
-            # What was trained before there was a value_range goes on without one.
-            stops = "train" in splits and not (cache and cache.is_file())
+            stops = "train" in splits and not trained
             values.judge(report.stored, stops, problems, report.warnings)
-        if not problems:
-            write_cache(cache, fingerprint, report)
+        if cache and not problems and not trained:
+            write_cache(cache, report)
     if report is not None:
         _judge_missing_classes(report, config.allow_missing_classes, problems)
     problems.raise_if_any()
@@ -86,101 +84,48 @@ def _open(config: ConfigDict, splits: Sequence[str], problems: Problems) -> dict
                     problems.add("there is no test split; see config.data.splits, or use val")
                 continue
             source = build_source(lenient, split)
-            left_out = getattr(source, "left_out", ())
             if len(source):
                 sources[split] = source
             else:
                 problems.add(f"split {split!r} is empty; change config.data.splits.{split}")
         except DataError as error:
             problems.add(str(error))  # a missing folder fails every split alike
-            left_out = _look_at_the_rest(lenient, split, problems)
-        for line in left_out if config.on_error == "raise" else ():
-            problems.add(f"{line}; image and mask share the name up to the suffix", "no partner")
+            _look_at_the_rest(lenient, split, problems)
     return sources
 
 
-def _look_at_the_rest(config: ConfigDict, split: str, problems: Problems) -> Sequence[str]:
+def _add_left_out(sources: Iterable[Source | Found], problems: Problems) -> None:
+    for source in sources:
+        for line in getattr(source, "left_out", ()):
+            problems.add(f"{line}; image and mask share the name up to the suffix", "no partner")
+
+
+def _look_at_the_rest(config: ConfigDict, split: str, problems: Problems) -> None:
     """Where a folder or the label table cannot be used: what is wrong with the other of them."""
     if config.source != "folder" or not Path(config.root).is_dir():
-        return ()
+        return
     try:
         load_table(config.classes, config.root)
     except DataError as error:
         problems.add(str(error))
-    with contextlib.suppress(DataError):  # told already
-        return find_pairs(config, split).left_out
-    return ()
+    try:
+        found = find_pairs(config, split)
+    except DataError:  # named already
+        return
+    _add_left_out([found], problems)
+    for path in (path for pair in found.pairs for path in pair):
+        try:
+            decode.read(path.read_bytes(), str(path))
+        except (DataError, OSError) as error:
+            problems.add(str(error))
 
 
-def _count(
-    sources: dict[str, Source], problems: Problems, skip: bool, limits: tuple[float, ...]
-) -> Report:
-    report = Report(next(iter(sources.values())).table)
-    first_seen: dict[bytes, tuple[str, str]] = {}
-    # Training last: of an image that stands in two splits, its copy there is the one to leave out.
-    for split, source in sorted(sources.items(), key=lambda item: item[0] == "train"):
-        counts, sizes, contents, blank = np.zeros(256, np.int64), [], [], []
-        unusable, census = {}, values.Census(limits)
-        for index, (name, seen) in enumerate(_inspect_all(split, source)):
-            if isinstance(seen, str) and skip:
-                unusable[index] = seen
-                continue
-            if isinstance(seen, str):
-                problems.add(seen)
-                continue
-            other_split, other = first_seen.setdefault(seen.digest, (split, name))
-            if other_split != split:
-                message = f"{name} ({split}) has the same pixels as {other} ({other_split})"
-                if skip and split == "train":
-                    unusable[index] = message
-                    continue
-                if skip:
-                    report.warnings.append(message)
-                else:
-                    problems.add(
-                        f"{message}; splits must not share images: remove one of them, or set "
-                        "config.data.on_error=skip to leave out what training shares",
-                        "two splits",
-                    )
-            counts += seen.counts
-            sizes.append(seen.size)
-            contents.append(seen.content)
-            if seen.counts[VOID] == seen.counts.sum():
-                blank.append(name)
-            if seen.stored:
-                census.add(name, seen.stored)
-        if blank:
-            report.warnings.append(
-                f"{split}: {len(blank)} labels are void throughout, such as {', '.join(blank[:3])}"
-            )
-        report.warnings += census.warnings(split)
-        if unusable:
-            shown = "\n  ".join(some([*unusable.values()]))
-            message = f"{split}: {len(unusable)} of {len(source)} images skipped:\n  {shown}"
-            report.warnings.append(message)
-            if len(unusable) == len(source):
-                problems.add(message)
-        report.skipped[split] = list(unusable)
-        report.stored[split] = census.values
-        report.num_images[split] = len(source) - len(unusable)
-        report.pixel_counts[split] = counts[: len(report.table.names)]
-        report.void_counts[split] = int(counts[VOID])
-        report.max_size[split] = tuple(np.max(sizes, axis=0).tolist()) if sizes else (0, 0)
-        report.sizes[split] = sizes
-        report.sha256[split] = hashlib.sha256(b"".join(sorted(contents))).hexdigest()
-    for counted, value in vars(report).items():
-        if isinstance(value, dict):
-            setattr(report, counted, {split: value[split] for split in sources if split in value})
-    return report
-
-
-def _tell_of_files(config: ConfigDict, sources: dict[str, Source], report: Report) -> None:
+def _describe_files(config: ConfigDict, sources: dict[str, Source], report: Report) -> None:
     """Adds how a folder was divided, and the files of folders that are not used."""
     for split, source in sources.items():
         if division := getattr(source, "division", ""):
-            names = [os.path.relpath(source.name(i), config.root) for i in range(len(source))]
             if config.divide == "shares" or config.folds:  # an image added moves others
-                content = "\n".join(names).encode()
+                content = "\n".join(sorted(names_of(source.pairs, Path(config.root)))).encode()
                 report.divided[split] = hashlib.sha256(content).hexdigest()
             report.notes = [division]
     reasons = {
@@ -194,29 +139,8 @@ def _tell_of_files(config: ConfigDict, sources: dict[str, Source], report: Repor
             report.warnings.append(f"{len(lines)} {reason}:\n  {shown}")
 
 
-def _inspect_all(split: str, source: Source) -> Iterator[tuple[str, _Seen | str]]:
-    def inspect(index: int) -> tuple[str, _Seen | str]:
-        name = source.name(index)
-        try:
-            with_files = hasattr(source, "inspect")
-            example, stored = source.inspect(index) if with_files else (source[index], None)
-        except DataError as error:
-            return name, str(error)
-        image, label = example["image"], example["label"]
-        digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
-        content = hashlib.sha256(digest + label.tobytes()).digest()
-        counts = np.bincount(label.ravel(), minlength=256)
-        return name, _Seen(counts, label.shape, digest, content, stored)
-
-    # disable=None: no progress bar unless stderr is a terminal.
-    with ThreadPoolExecutor() as pool, tqdm(desc=split, total=len(source), disable=None) as bar:
-        for result in pool.map(inspect, range(len(source))):
-            bar.update()
-            yield result
-
-
 def _judge_missing_classes(report: Report, allowed: bool, problems: Problems) -> None:
-    if "train" not in report.pixel_counts:
+    if not report.sizes.get("train"):  # not asked for, or no file could be read: named already
         return
     names = report.table.names
     missing = np.flatnonzero(report.pixel_counts["train"] == 0).tolist()

@@ -21,7 +21,7 @@ class Report:
     lie; skipped: indices of the examples that cannot be used, and of training images that val or
     test have too, where `config.on_error` is 'skip'; stored: what image files hold, see
     `values.Values`; divided: of a folder that is divided into splits, a hash of the names of each;
-    notes, warnings: lines for people.
+    notes, warnings: lines for people; fingerprint: of the files and the configuration.
     """
 
     table: LabelTable
@@ -36,6 +36,7 @@ class Report:
     divided: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    fingerprint: str = ""
 
 
 def format_report(report: Report) -> str:
@@ -70,7 +71,7 @@ def read_cache(cache: Path | None, fingerprint: str) -> Report | None:
         saved = json.loads(cache.read_text(encoding="utf-8"))
     except (ValueError, OSError):  # damaged, or another user's: count again
         return None
-    if saved.pop("fingerprint", None) != fingerprint:
+    if saved.get("fingerprint") != fingerprint:
         return None
     saved["table"] = LabelTable.from_json(saved["table"])
     saved["pixel_counts"] = {k: np.array(v) for k, v in saved["pixel_counts"].items()}
@@ -79,13 +80,11 @@ def read_cache(cache: Path | None, fingerprint: str) -> Report | None:
     return Report(**saved)
 
 
-def write_cache(cache: Path | None, fingerprint: str, report: Report) -> None:
+def write_cache(cache: Path, report: Report) -> None:
     """Writes the report for `read_cache`."""
-    if not cache:
-        return
     table = report.table.to_json()
     counts = {split: pixels.tolist() for split, pixels in report.pixel_counts.items()}
-    saved = vars(report) | {"fingerprint": fingerprint, "table": table, "pixel_counts": counts}
+    saved = vars(report) | {"table": table, "pixel_counts": counts}
     cache.parent.mkdir(parents=True, exist_ok=True)
     # Renamed when complete, so that neither an interrupted run nor another process can break it.
     half_written = cache.with_name(f"{cache.name}.{platform.node()}.{os.getpid()}.tmp")

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ def find_pairs(config: ConfigDict, split: str) -> Found:
         used = {_split_folder(config, name) for name in config.splits if config.splits[name]}
         return _with_other_folders(pair_files(_split_folder(config, split), **options), root, used)
     found = _with_other_folders(pair_files(root, **options), root, {root})
-    named = {_name(image, root / "images"): (image, mask) for image, mask in found.pairs}
+    named = dict(zip(names_of(found.pairs, root), found.pairs, strict=True))
     parts = divide(config, [*named])
     if not parts[split]:
         shares = f"val_fraction = {config.val_fraction}"
@@ -60,6 +61,11 @@ def find_pairs(config: ConfigDict, split: str) -> Found:
     counts = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
     division = f"{config.root} is divided by seed {config.seed}: {len(named)} images, {counts}"
     return found._replace(pairs=pairs, division=division)
+
+
+def names_of(pairs: Iterable[Pair], root: Path) -> list[str]:
+    """The names by which ROOT/{images,masks} is divided."""
+    return [_name(image, root / "images") for image, _ in pairs]
 
 
 def has_folder_split(config: ConfigDict, split: str) -> bool:
@@ -84,7 +90,7 @@ def pair_folders(
     Raises DataError that names whatever is alone or ambiguous, without `skip`.
     """
     folders = (folder, mask_folder)
-    listings = [_list(each, subfolders) for each in folders]
+    listings = [_list(each, subfolders, other) for each, other in (folders, folders[::-1])]
     faults = [found for found in listings if isinstance(found, str)]
     if faults:
         raise DataError(f"{'; '.join(faults)}; {LAYOUT}")
@@ -120,11 +126,15 @@ def _with_other_folders(found: Found, root: Path, used: set[Path]) -> Found:
     return found._replace(unused=(*found.unused, *lines))
 
 
-def _list(folder: Path, subfolders: bool) -> Listing | str:
-    """The images in a folder, or why there are none."""
+def _list(folder: Path, subfolders: bool, other: Path) -> Listing | str:
+    """The images in a folder, without those in `other` if it lies below; or why there are none."""
     if not folder.is_dir():
         return f"{folder}: no such folder: {describe_missing(folder)}"
-    found = list_images(folder)
+    found, below = list_images(folder), other.resolve()
+    if folder.resolve() in below.parents:
+        places = {path: path.parent.resolve() for path in found.images}
+        kept = [path for path, at in places.items() if below not in (at, *at.parents)]
+        found = found._replace(images=kept)
     if not subfolders:
         deep = [path for path in found.images if path.parent != folder]
         reasons = (f"{path}: in a folder of {folder} (config.data.subfolders)" for path in deep)
