@@ -63,7 +63,7 @@ def _data() -> ConfigDict:
     data.subfolders = True
     # One folder without splits is divided by these shares, in an order given by names and seed; a
     # share is rounded (of 30 images to 5), and at least one image. Images that are added move a few
-    # of the others to another split; a run of before is then neither resumed nor scored.
+    # of the others to another split; an earlier run is then neither resumed nor scored.
     data.val_fraction = 0.15
     data.test_fraction = 0.15
     data.seed = 0

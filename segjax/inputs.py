@@ -74,7 +74,7 @@ def find_images(pattern: str, output: Path, overlay: bool = False) -> Inputs:
     """Every image that a file, a pattern (** is any number of folders) or a folder names.
 
     Folders are walked. Results of earlier calls, and masks beside the images of a data set, are no
-    input; whatever is not used is told of.
+    input; whatever is not used is named.
 
     Args:
       output: the folder below which results go.

@@ -13,7 +13,7 @@ from test_masks import at_byte, by_cv2, by_pil, by_pypng, by_tifffile, palette
 
 from segjax.data import decode
 from segjax.data.datasets import LabelTable
-from segjax.data.decode import decode_image, inspect_example
+from segjax.data.decode import decode_example, decode_image
 from segjax.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -292,7 +292,8 @@ def test_a_tag_that_turns_the_image_alone_is_seen(kind, image, mask, turned):
         exifs.append(Image.Exif())
         exifs[-1][0x0112] = orientation
     files = by_pil(RGB, kind, exif=exifs[0]), by_pil(GREY & 1, "TIFF", exif=exifs[1])
-    example, stored = inspect_example(*files, LabelTable.of_names(["a", "b"]), "i", "m")
+    decoded = decode_example(*files, LabelTable.of_names(["a", "b"]), "i", "m")
+    example, stored = decoded.example, decoded.stored()
     assert stored.turned == turned
     assert example["label"].shape == (7, 9)
 
@@ -304,3 +305,22 @@ def test_what_memory_does_not_hold_is_told_so(monkeypatch):
     monkeypatch.setattr(decode, "_find", lambda data: ("PNG", exhausted))
     with pytest.raises(DataError, match=r"^a: PNG too large for memory; cut it into tiles"):
         decode.decode_image(b"x", "a")
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "GIF"])
+@pytest.mark.parametrize("value_range", [(), (0, 255)])
+def test_a_palette_of_few_colours_keeps_them(format, value_range):
+    image = Image.fromarray(np.full((2, 4), 1, np.uint8)).convert("P")
+    image.putpalette([0, 0, 0, 9, 200, 30])
+    pixels = decode_image(by_pil(image, format), "a", value_range)
+    np.testing.assert_array_equal(pixels, np.broadcast_to([9, 200, 30], (2, 4, 3)))
+
+
+def test_a_file_of_far_smaller_values_than_the_range_is_refused():
+    eight, sixteen = (np.full((2, 3), 200, dtype) for dtype in (np.uint8, np.uint16))
+    with pytest.raises(
+        DataError, match=r"^a: PNG, 1 band of 8 bits, .* = \(0, 4095\) is meant for"
+    ):
+        decode_image(by_pil(eight, "PNG"), "a", (0, 4095))
+    assert decode_image(by_pil(eight, "PNG"), "a", (0, 510)).max() == 100
+    assert decode_image(by_pil(sixteen, "PNG"), "a", (0, 4095)).max() == 12

@@ -51,10 +51,16 @@ def test_what_is_not_used_is_told_with_its_reason(photos):
     assert len(images) == len(EVERY)
     assert [line.removeprefix(f"{photos}/") for line in unused] == [
         "film.mp4: no image by its suffix",
-        "gone.png: a link that leads nowhere",
+        "gone.png: a broken link",
         "notes.txt: no image by its suffix",
         f"x/loop: the same folder as {photos}",
     ]
+
+
+def test_a_folder_that_a_pattern_leaves_out_hides_no_link_to_it(photos, tmp_path):
+    (photos / "z_link").symlink_to(photos / "x")
+    found = find_images(f"{photos}/z*/*.JPG", tmp_path / "out").files
+    assert [path.name for path in found] == ["b.JPG"]
 
 
 def test_the_shallow_pattern_and_single_files(photos, tmp_path):

@@ -214,7 +214,7 @@ EXACT = {
     **{
         f"TIFF {compression}, {library}": (write(compression), IDS)
         for library, compressions, write in (
-            ("tifffile", ("lzw", "deflate", "packbits", "zstd", "lzma"),
+            ("tifffile", ("lzw", "deflate", "packbits", "zstd", "lzma", "png"),
              lambda compression: by_tifffile(IDS, compression=compression, rowsperstrip=2)),
             ("Pillow", ("tiff_lzw", "tiff_adobe_deflate", "packbits"),
              lambda compression: by_pil(IDS, "TIFF", compression=compression)),
@@ -229,6 +229,12 @@ def test_ids_are_those_that_were_written(name):
     data, ids = EXACT[name]
     np.testing.assert_array_equal(decode_mask(data, "a", as_colors=False), ids)
     assert decode_mask(data, "a", as_colors=False).dtype.kind in "ui"
+
+
+def test_a_pgm_header_may_end_in_the_line_end_of_windows():
+    for ids in (IDS, np.full((2, 2), 10, np.uint8)):
+        header = b"P5\r\n%d %d\r\n255\r\n" % ids.shape[::-1]
+        np.testing.assert_array_equal(decode_mask(header + ids.tobytes(), "a", False), ids)
 
 
 def test_a_bitmap_of_4_bits():
@@ -253,6 +259,15 @@ REFUSED = {
         "lossy WebP compression",
     ),
     "WebP RGBA": (by_pil(repeated(IDS, ALPHA), "WEBP"), "lossy WebP compression"),
+    "WebP with alpha 0": (
+        by_pil(repeated(IDS, ALPHA & 1), "WEBP", lossless=True),
+        "a mask with transparent pixels, whose values WebP encoders clear",
+    ),
+    "PNG with much text": (
+        chunk(by_pil(IDS, "PNG"), b"zTXt", b"x\0\0" + zlib.compress(bytes(2**21))),
+        r"PNG with more than 1 MB of compressed text; save it without metadata",
+    ),
+    "PGM, negative": (b"P2 2 1 255 -1 3", "values below 0"),
     "WebP in VP8X": (by_pil(IDS, "WEBP", icc_profile=b"x"), "lossy WebP compression"),
     "JPEG 2000": (by_pil(IDS, "JPEG2000", irreversible=True), "JPEG 2000 compression"),
     # Reversible wavelets, of which layers are left out.

@@ -51,10 +51,8 @@ def test_sixteen_bits_that_are_hardly_used_stop_training_with_advice(tmp_path, h
     # What was trained is scored: the range can no longer be changed.
     (warning,) = check(config_of(tmp_path), splits=("val",)).warnings
     assert warning.startswith(f"val: images of up to 65535 hold no value above {highest // 2}")
-    # So does a run of before there was such a field go on.
-    cache = tmp_path / "data.json"
-    cache.write_text("{}")
-    assert len(check(config_of(tmp_path), cache=cache).warnings) == 2
+    # So does a run of an earlier version go on, which had no such field.
+    assert len(check(config_of(tmp_path), trained=True).warnings) == 2
     for silent in ((0, advice), (0, 65535)):
         assert check(config_of(tmp_path, value_range=silent)).warnings == []
 
@@ -151,3 +149,9 @@ def test_palette_and_grey_images_are_described_by_what_they_show(tmp_path):
     (tmp_path / "train/masks/c.tif").write_bytes(by_tifffile(MASK))
     lines = format_report(check(config_of(tmp_path))).splitlines()
     assert "train: 1 × PNG, palette of 1 bit, values 9 … 200" in lines
+
+
+def test_the_advice_is_made_of_what_is_dark(tmp_path):
+    data(tmp_path, 65535, 3000)
+    (warning,) = check(config_of(tmp_path), trained=True).warnings
+    assert warning.startswith("val: ") and "value_range=0,4095" in warning

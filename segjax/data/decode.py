@@ -1,7 +1,7 @@
 """Image and mask files, as bytes, to what a network is trained on."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -105,12 +105,17 @@ def to_rgb(image: Raster, where: str, value_range: tuple[float, ...] = ()) -> np
     is_float = samples.dtype.kind == "f"
     if is_float and (missing := np.count_nonzero(~np.isfinite(samples))):
         raise DataError(f"{where}: {missing} values are NaN or infinite; fill them")
-    if not value_range and image.largest is None:
+    if not value_range and image.white is None:
         raise DataError(
             f"{where}: {image.kind}, with values from {samples.min()} to {samples.max()}; set "
             "config.data.value_range to those that are to become black and white"
         )
-    scaled = _scale(samples, *(value_range or (0, image.largest)))
+    if value_range and image.white and value_range[1] > 2 * image.white:
+        raise DataError(
+            f"{where}: {image.kind}, and config.data.value_range = {tuple(value_range)} is meant "
+            "for files of larger values: it would be dark; multiply its values, or leave it out"
+        )
+    scaled = _scale(samples, *(value_range or (0, image.white)))
     if image.inverted:
         scaled = 255 - scaled
     if scaled.shape[-1] == 1:
@@ -177,6 +182,22 @@ def _turn(array: np.ndarray, orientation: int) -> np.ndarray:
     return array[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
 
 
+class Decoded(NamedTuple):
+    """An example, and the files that it was made of."""
+
+    example: Example
+    image: Raster
+    mask: Raster
+
+    def stored(self) -> Stored:
+        """What the image's file holds."""
+        image, (height, width) = self.image, self.example["label"].shape
+        swapped = (image.orientation > 4) != (self.mask.orientation > 4)
+        turned = image.orientation != self.mask.orientation and (height == width or not swapped)
+        low, high = image.samples.min().item(), image.samples.max().item()
+        return Stored(image.kind, low, high, image.white, turned)
+
+
 def decode_example(
     image: bytes | np.ndarray,
     mask: bytes | np.ndarray,
@@ -184,32 +205,11 @@ def decode_example(
     image_name: str,
     mask_name: str,
     value_range: tuple[float, ...] = (),
-) -> Example:
+) -> Decoded:
     """Contents of an image and a mask file, or arrays, as an example; DataError names the file.
 
     value_range: see `decode_image`.
     """
-    return _decode(image, mask, table, image_name, mask_name, value_range)[0]
-
-
-def inspect_example(*args: Any) -> tuple[Example, Stored]:
-    """The same, and what the image's file holds."""
-    example, image, mask = _decode(*args)
-    height, width = example["label"].shape
-    swapped = (image.orientation > 4) != (mask.orientation > 4)
-    turned = image.orientation != mask.orientation and (height == width or not swapped)
-    low, high = image.samples.min().item(), image.samples.max().item()
-    return example, Stored(image.kind, low, high, image.largest, turned)
-
-
-def _decode(
-    image: bytes | np.ndarray,
-    mask: bytes | np.ndarray,
-    table: LabelTable,
-    image_name: str,
-    mask_name: str,
-    value_range: tuple[float, ...] = (),
-) -> tuple[Example, Raster, Raster]:
     picture, labels = read(image, image_name), read(mask, mask_name)
     pixels = to_rgb(picture, image_name, value_range)
     label = table.encode(to_ids(labels, mask_name, bool(table.colors)), mask_name)
@@ -222,4 +222,4 @@ def _decode(
             f"{mask_name}: the mask is {mask_height}×{mask_width} (height×width), its image "
             f"{image_name} is {height}×{width}; {remedy}"
         )
-    return {"image": pixels, "label": label}, picture, labels
+    return Decoded({"image": pixels, "label": label}, picture, labels)

@@ -1,7 +1,7 @@
 """Which files of a folder are images, and what else there is: one rule for training and prediction.
 
 Folders and linked folders are walked. Names that begin with a dot and what systems put into
-folders (SYSTEM) are not looked at; whatever else is not an image is told of, never just left out.
+folders (SYSTEM) are not looked at; whatever else is not an image is named.
 """
 
 import os
@@ -45,7 +45,7 @@ def list_images(folder: Path, pattern: Sequence[str] = ()) -> Listing:
             unused.append(f"{path}: {reason}")
         elif not path.is_file():
             is_link = path.is_symlink()
-            unused.append(f"{path}: {'a link that leads nowhere' if is_link else 'no file'}")
+            unused.append(f"{path}: {'a broken link' if is_link else 'no file'}")
         elif path.suffix.lower() in SUFFIXES:
             images.append(path)
         else:
@@ -63,11 +63,13 @@ def _walk(folder: Path, pattern: Sequence[str]) -> Iterator[tuple[Path, str]]:
         visible = [here / name for name in sorted(folders) if not is_hidden(name)]
         folders.clear()  # os.walk goes into what is put back
         for path in visible:
+            if not _fits(path.relative_to(folder).parts, pattern, partly=True):
+                continue
             other = first_seen.setdefault(path.resolve(), path)
-            if other != path:
-                yield path, f"the same folder as {other}"
-            elif _fits(path.relative_to(folder).parts, pattern, partly=True):
+            if other == path:
                 folders.append(path.name)
+            else:
+                yield path, f"the same folder as {other}"
     yield from ((Path(error.filename), error.strerror) for error in errors)
 
 

@@ -1,4 +1,4 @@
-"""BMP and PBM, PGM, PPM: formats so plain that reading them is shorter than undoing a library."""
+"""BMP and PBM, PGM, PPM, read directly."""
 
 import re
 import struct
@@ -62,12 +62,16 @@ def read_netpbm(data: bytes) -> Raster:
     else:
         stride = (width + 7) // 8
         size = height * stride if kind == 4 else count * dtype.itemsize
-        values, rest = np.frombuffer(body[1:], np.uint8 if kind == 4 else dtype), body[1 + size :]
-        values = values[: height * stride if kind == 4 else count]
+        # One white space ends the header; some programs write a line's end of two.
+        start = 2 if body.startswith(b"\r\n") and len(body) >= 2 + size else 1
+        rest = body[start + size :]
+        values = np.frombuffer(body[start : start + size], np.uint8 if kind == 4 else dtype)
         if kind == 4:
             values = _unpack(values.reshape(height, stride), 1)[:, :width].ravel()
     if rest.strip() if isinstance(rest, bytes) else rest:
         raise Refused("with more behind its first image; save each as a file")
+    if len(values) >= count and values.min() < 0:
+        raise ValueError("values below 0")
     if len(values) < count or values.max() > largest:
         raise ValueError("too few values" if len(values) < count else f"values above {largest}")
     pixels = values.reshape(height, width, bands).astype(dtype.newbyteorder("="))

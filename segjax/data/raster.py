@@ -44,6 +44,11 @@ class Raster:
         return self.opaque if self.palette is None else self.palette[self.pixels[..., 0]]
 
     @property
+    def white(self) -> int | None:
+        """The value of `samples` that means full brightness; None where the type has none."""
+        return self.largest if self.palette is None else 255
+
+    @property
     def kind(self) -> str:
         """Format, bands and type, for people: 'PNG, 3 bands of 8 bits'."""
         bands = self.pixels.shape[-1] - self.alpha

@@ -27,16 +27,20 @@ def read_png(data: bytes) -> Raster:
     """Every bit depth and colour type; gAMA, sBIT and tRNS change no sample."""
     width, height, bits, color = struct.unpack(">IIBB", data[16:26])
     check_size(height, width)
-    image = PngImageFile(io.BytesIO(data))
+    bands = PNG_BANDS[color]
+    is_deep = bits == 16 and bands > 1  # of which Pillow keeps the high bytes only
+    try:
+        image = PngImageFile(io.BytesIO(data))
+        if not is_deep or b"eXIf" in data:
+            image.load()  # what is said of an image may stand behind its pixels
+    except ValueError as error:
+        if "MAX_TEXT" not in str(error):  # Pillow's limits
+            raise
+        refusal = "with more than 1 MB of compressed text; save it without metadata"
+        raise Refused(refusal) from error
     if (frames := getattr(image, "n_frames", 1)) > 1:
         raise Refused(f"of {frames} frames; save each as a file")
-    bands = PNG_BANDS[color]
-    if bits == 16 and bands > 1:  # of which Pillow keeps the high bytes only
-        pixels = imagecodecs.png_decode(data)
-        if b"eXIf" in data:
-            image.load()  # it may stand behind the pixels
-    else:
-        pixels = np.array(image)
+    pixels = imagecodecs.png_decode(data) if is_deep else np.array(image)
     pixels = pixels.reshape(height, width, -1)[..., :bands]  # without what tRNS made
     if bits < 8:
         pixels = pixels.astype(np.uint8)
@@ -97,7 +101,9 @@ def read_webp(data: bytes) -> Raster:
     if b"ANIM" in chunks or b"ANMF" in chunks:
         raise Refused("with an animation; save each frame as a file")
     pixels = imagecodecs.webp_decode(data)
-    check_size(*pixels.shape[:2])
+    loss = "" if b"VP8L" in chunks else "lossy WebP compression"
+    if pixels.shape[-1] == 4 and not pixels[..., 3].all():
+        loss = loss or "transparent pixels, whose values WebP encoders clear"
     return Raster(
         pixels,
         "WebP",
@@ -105,7 +111,7 @@ def read_webp(data: bytes) -> Raster:
         255,
         alpha=pixels.shape[-1] == 4,
         orientation=_orientation(chunks.get(b"EXIF")),
-        loss="" if b"VP8L" in chunks else "lossy WebP compression",
+        loss=loss,
     )
 
 
@@ -148,7 +154,7 @@ def _palette(image: Image.Image, pixels: np.ndarray) -> np.ndarray:
 
 
 def _orientation(exif: bytes | None) -> int:
-    """1 to 8; 1 where nothing is said, or EXIF data are damaged, as every viewer has it."""
+    """1 to 8; 1 where nothing is said, or EXIF data are damaged."""
     tags = Image.Exif()
     try:
         tags.load(exif)

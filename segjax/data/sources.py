@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from segjax.data.datasets import LabelTable, load_table
-from segjax.data.decode import Example, Stored, decode_example, inspect_example
+from segjax.data.decode import Example, Stored, decode_example
 from segjax.data.folders import Pair, find_pairs, has_folder_split
 from segjax.errors import ConfigError, DataError
 from segjax.files import expand
@@ -109,11 +109,12 @@ class FolderSource:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Example:
-        return decode_example(*self._content(index))
+        return decode_example(*self._content(index)).example
 
     def inspect(self, index: int) -> tuple[Example, Stored]:
         """See `Source`."""
-        return inspect_example(*self._content(index))
+        decoded = decode_example(*self._content(index))
+        return decoded.example, decoded.stored()
 
     def _content(self, index: int) -> tuple:
         image, mask = self.pairs[index]
@@ -161,11 +162,12 @@ class TfdsSource:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Example:
-        return decode_example(*self._content(index))
+        return decode_example(*self._content(index)).example
 
     def inspect(self, index: int) -> tuple[Example, Stored]:
         """See `Source`."""
-        return inspect_example(*self._content(index))
+        decoded = decode_example(*self._content(index))
+        return decoded.example, decoded.stored()
 
     def _content(self, index: int) -> tuple:
         record, name = self.records[index], self.name(index)

@@ -13,7 +13,7 @@ from segjax.data.raster import Raster, Refused, check_size, full_scale
 
 EXACT = {
     *("NONE", "CCITTRLE", "CCITTFAX3", "CCITTFAX4", "LZW", "DEFLATE", "ADOBE_DEFLATE", "PACKBITS"),
-    *("LZMA", "ZSTD"),
+    *("LZMA", "ZSTD", "PNG"),
 }
 GREY = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
 READ = (*GREY, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)

@@ -36,7 +36,7 @@ class Census:
         if self.turned:
             found.append(
                 f"{split}: a tag (EXIF) turns or mirrors {len(self.turned)} images, such as "
-                f"{', '.join(self.turned[:3])}; their masks have to be turned likewise"
+                f"{', '.join(self.turned[:3])}; their masks have to be turned in the same way"
             )
         if self.beyond:
             low, high = self.extremes
@@ -57,21 +57,24 @@ def describe(split: str, values: Values) -> list[str]:
 
 
 def judge(splits: dict[str, Values], stops: bool, problems: Problems, warnings: list[str]) -> None:
-    """Tells of images that are dark because no `config.data.value_range` was given.
+    """Reports images that are dark because no `config.data.value_range` was given.
 
     Sixteen bits of which less than half are used are a problem if it `stops`, before training: the
     network would see a few of their levels. All others may just be dark: a warning.
     """
     found = [item for values in splits.values() for item in values.values()]
     for largest in sorted({largest for *_, largest in found if largest}):
-        advice = _advice(max(high for *_, high, full in found if full == largest))
-        for split, values in splits.items():
-            highs = [high for *_, high, full in values.values() if full == largest]
-            deep = largest == 65535
-            if not highs or max(highs) >= largest / (2 if deep else 4):
-                continue
+        deep = largest == 65535
+        dark = {
+            split: max(highs)
+            for split, values in splits.items()
+            if (highs := [high for *_, high, full in values.values() if full == largest])
+            and max(highs) < largest / (2 if deep else 4)
+        }
+        advice = _advice(max(dark.values(), default=0))
+        for split, high in dark.items():
             message = (
-                f"{split}: images of up to {largest} hold no value above {max(highs)}, and would "
+                f"{split}: images of up to {largest} hold no value above {high}, and would "
                 f"be dark; set config.data.value_range={advice}, or 0,{largest} to keep them so"
             )
             if deep and stops:

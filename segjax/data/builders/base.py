@@ -60,7 +60,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
 def record(image: Path, mask: Path, table: str) -> dict[str, bytes]:
     """The files as TFDS stores them; DataError for what segjax could not train on."""
     content, mask_content = image.read_bytes(), mask.read_bytes()
-    example = decode_example(content, mask_content, TABLES[table], str(image), str(mask))
+    example = decode_example(content, mask_content, TABLES[table], str(image), str(mask)).example
     # TFDS reads no GIF, and a palette as it likes, whatever the files are called.
     if not content.startswith(JPEG):
         held = read(content, str(image))
