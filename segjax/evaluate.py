@@ -11,15 +11,20 @@ and are of all images of a folder ROOT/{images,masks}, or of the split of a ROOT
 into folders. Other data may have a classes.json that names the same classes.
 """
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from segjax import cli, processor
 from segjax.errors import ConfigError
 from segjax.files import expand
+
+if TYPE_CHECKING:
+    from segjax.scored import Scored
 
 log = logging.getLogger("segjax.evaluate")  # its __name__ is __main__
 SPLITS = ("train", "val", "test")
@@ -99,6 +104,8 @@ def evaluate_run(
         log.warning("%s", warning)
     config.data = data.config
     path = Path(output or folder / "report" / f"{name or '_'.join([data.name, *changes])}.json")
+    if data.name != split and not (name or output):
+        _require_same_data(path, data)
     functions = setup.build(config, devices, len(table.names), counts, total_steps=1, tta=tta)
     fresh = state.create(functions.model, functions.optimizer, config.seed)
     variables = devices.replicate(checkpoints.restore_ema(fresh.ema, step))
@@ -130,6 +137,18 @@ def _check_place(folder: Path, name: str | None, output: str | Path | None) -> N
         raise ConfigError(
             f"--name or --output: {name!r} would be taken for a report on the run's own data, or "
             f"is a path; choose another whose first word is none of {', '.join(SPLITS)}"
+        )
+
+
+def _require_same_data(path: Path, data: "Scored") -> None:
+    """Raises ConfigError where a report is of other data that have the same name."""
+    try:
+        held = json.loads(path.read_text())["data"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or of an earlier version
+        return
+    if held != data.report.sha256[data.split]:
+        raise ConfigError(
+            f"{path} is of other data of this name; give --name, or remove the report"
         )
 
 

@@ -1,8 +1,11 @@
 """What --input of segjax.predict names: images, a video, or a camera."""
 
 import glob
+import json
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -13,6 +16,7 @@ from segjax.data.listing import Listing, is_mask_folder, list_images
 from segjax.data.problems import some
 from segjax.errors import ConfigError, DataError
 
+SUMMARIES = ({"images", "skipped"}, {"output", "frames"})  # keys of images', and of a video's
 SOFTWARE = "segjax.predict"  # what PNG files say of themselves that it wrote
 # fmt: off
 VIDEO_SUFFIXES = {
@@ -70,7 +74,9 @@ def find_video(source: str) -> str | None:
     return videos[0]
 
 
-def find_images(pattern: str, output: Path, overlay: bool = False) -> Inputs:
+def find_images(
+    pattern: str, output: Path, overlay: bool = False, probabilities: bool = False
+) -> Inputs:
     """Every image that a file, a pattern (** is any number of folders) or a folder names.
 
     Folders are walked. Results of earlier calls, and masks beside the images of a data set, are no
@@ -78,7 +84,7 @@ def find_images(pattern: str, output: Path, overlay: bool = False) -> Inputs:
 
     Args:
       output: the folder below which results go.
-      overlay: whether there will be overlays beside the results.
+      overlay, probabilities: whether there will be these beside the results.
 
     Raises:
       DataError: where there is no image.
@@ -104,6 +110,9 @@ def find_images(pattern: str, output: Path, overlay: bool = False) -> Inputs:
     written = results + [overlay_of(result) for result in results if overlay]
     inputs = {p.resolve() for p in files}
     lost = [p for p in written if p.resolve() in inputs or (p.exists() and not is_result(p))]
+    if probabilities:
+        arrays = {p.with_suffix(".npz"): p for p in results}
+        lost += [array for array, p in arrays.items() if array.exists() and not p.exists()]
     if lost:
         raise ConfigError(
             f"--output {output} would replace images or other files that segjax.predict (or this "
@@ -111,7 +120,24 @@ def find_images(pattern: str, output: Path, overlay: bool = False) -> Inputs:
         )
     if len(set(written)) < len(written):
         raise ConfigError(f"--input {pattern}: two images would become one file; name them apart")
+    require_own(output)
     return Inputs(dict(zip(files, results, strict=True)), unused)
+
+
+def require_own(output: Path, videos: Sequence[Path] = ()) -> None:
+    """Raises ConfigError where summary.json, or one of `videos`, is not of an earlier call."""
+    path, summary = output / "summary.json", {}
+    with suppress(OSError, ValueError):  # there is none, or it is another program's
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    summary = summary if isinstance(summary, dict) else {}
+    is_own = any(keys <= summary.keys() for keys in SUMMARIES) or not path.exists()
+    named = Path(str(summary.get("output"))).name
+    lost = [p for p in videos if p.name != named] + ([] if is_own else [path])
+    if lost:
+        raise ConfigError(
+            f"{lost[0]} is there already, and not by the last call of segjax.predict on {output}; "
+            "move it, or choose another --output"
+        )
 
 
 def overlay_of(result: Path) -> Path:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
@@ -25,6 +25,9 @@ from absl import flags
 from segjax import cli, inputs
 from segjax.data.problems import some
 from segjax.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from segjax.data.values import Census
 
 CHECKPOINTS = ("best", "latest")
 log = logging.getLogger("segjax.predict")  # its __name__ is __main__
@@ -58,15 +61,23 @@ def define_flags() -> None:
 
 
 def predict_file(
-    model: Any, path: Path, out: Path, draw: Draw | None, probabilities: bool
+    model: Any,
+    path: Path,
+    out: Path,
+    draw: Draw | None,
+    probabilities: bool,
+    census: "Census | None" = None,
 ) -> dict[str, Any]:
-    """Writes the results of one image; returns its entry of the summary."""
+    """Writes the results of one image; returns its entry of the summary, and adds to `census`."""
     from PIL import Image
 
-    from segjax.data.decode import decode_image
+    from segjax.data import decode
 
     try:
-        image = decode_image(path.read_bytes(), str(path), model.network.value_range)
+        raster = decode.read(path.read_bytes(), str(path))
+        image = decode.to_rgb(raster, str(path), model.network.value_range)
+        if census:
+            census.add(str(path), decode.stored_in(raster))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
     start = time.perf_counter()
@@ -115,24 +126,31 @@ def predict_images(
 ) -> dict[str, list]:
     """Segments every image of `pattern`; returns and writes summary.json.
 
-    It holds `images`, `skipped` (that could not be read) and `unused` (that are no input).
+    It holds `images`, `skipped` (that could not be read), `unused` (that are no input) and
+    `warnings` about images that are dark to the network.
     """
     from tqdm import tqdm
 
+    from segjax.data import values
     from segjax.report import write_json
 
-    files, unused = inputs.find_images(pattern, output, overlay)
-    summary = {"images": [], "skipped": [], "unused": unused}
+    files, unused = inputs.find_images(pattern, output, overlay, probabilities)
+    summary = {"images": [], "skipped": [], "unused": unused, "warnings": []}
+    census = values.Census(model.network.value_range)
     draw = partial(model.overlay, opacity=opacity, contours=contours) if overlay else None
     log.info("Compiling the network")
     model.label(np.zeros((*model.network.size, 3), np.uint8))
     try:
         for path, out in tqdm(files.items(), unit="image", disable=None):
             try:
-                summary["images"].append(predict_file(model, path, out, draw, probabilities))
+                summary["images"].append(
+                    predict_file(model, path, out, draw, probabilities, census)
+                )
             except DataError as error:
                 summary["skipped"].append(str(error))
     finally:  # after Ctrl-C too
+        if not model.network.value_range:
+            summary["warnings"] = values.dark_inputs(census.values)
         write_json(output / "summary.json", summary)
     return summary
 
@@ -162,6 +180,7 @@ def predict_video(
     result = output / f"{inputs.name_of(source)}.mp4"
     if result.resolve() == Path(source).resolve():
         raise ConfigError(f"--output {output} would replace the video; choose another folder")
+    inputs.require_own(output, [result] if result.exists() else [])
     draw = partial(model.overlay, opacity=opacity, contours=contours)
     summary = segment_video(model, source, result, smoothing=smoothing, show=show, draw=draw)
     write_json(output / "summary.json", summary)
@@ -197,12 +216,15 @@ def _main_images() -> None:
     if (values["opacity"].present or values.contours) and not values.overlay:
         raise ConfigError("--opacity and --contours change overlays; add --overlay")
     output = Path(values.output)
-    inputs.find_images(values.input, output, values.overlay)  # before the network is loaded
+    # Before the network is loaded.
+    inputs.find_images(values.input, output, values.overlay, values.probabilities)
     names = ("overlay", "probabilities", "opacity", "contours")
     options = {name: values[name].value for name in names}
     summary = predict_images(_load(), values.input, output, **options)
     for line in some(summary["unused"]):
         print(f"not used: {line}")
+    for line in summary["warnings"]:
+        print(f"warning: {line}")
     counts = ", ".join(f"{len(summary[kind])} {kind}" for kind in ("skipped", "unused"))
     print(f"{len(summary['images'])} images segmented, {counts}: {values.output}/summary.json")
     if summary["skipped"]:

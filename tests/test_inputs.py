@@ -1,5 +1,7 @@
 """What --input names: every image once, no result and no mask, and nothing left out unsaid."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,7 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from segjax.data.listing import list_images
 from segjax.errors import ConfigError, DataError
-from segjax.inputs import SOFTWARE, find_images, find_video, is_result, name_of
+from segjax.inputs import SOFTWARE, find_images, find_video, is_result, name_of, require_own
 
 
 def write(*paths, software=None):
@@ -132,3 +134,25 @@ def test_videos_cameras_and_streams_are_told_from_images(photos, tmp_path, monke
     assert find_video("0") is None
     sources = ("7", "a/b.mp4", "rtsp://u:p@cam:554/", "rtsp://h/live 1.sdp?x")
     assert [name_of(source) for source in sources] == ["camera7", "b", "cam", "live_1"]
+
+
+def test_arrays_videos_and_summaries_of_the_user_s_are_not_replaced(photos, tmp_path):
+    out, image = tmp_path / "out", str(photos / "a.png")
+    out.mkdir()
+    (out / "a.npz").write_bytes(b"")
+    assert find_images(image, out).files
+    with pytest.raises(ConfigError, match=r"did not write, such as .*out/a\.npz"):
+        find_images(image, out, probabilities=True)
+    write(out / "a.png", software=SOFTWARE)
+    assert find_images(image, out, probabilities=True).files
+    summary, film = out / "summary.json", out / "film.mp4"
+    for others in ("{}", "[1]", "no JSON", '{"images": 3}'):
+        summary.write_text(others)
+        with pytest.raises(ConfigError, match=r"summary\.json is there already"):
+            find_images(image, out)
+    summary.write_text('{"images": [], "skipped": []}')
+    assert find_images(image, out).files
+    with pytest.raises(ConfigError, match=r"film\.mp4 is there already"):
+        require_own(out, [film])
+    summary.write_text(json.dumps({"output": str(film), "frames": 3}))
+    require_own(out, [film])

@@ -163,6 +163,10 @@ def test_other_data_get_a_report_of_their_own_and_tta_is_that_of_prediction(run,
     assert (folder / "report" / "val.json").read_text() == "{}"
     assert (folder / "report" / "photos_tta_flip_predictions.png").is_file()
     assert report["tta"] == ["flip"] and report["num_images"] == 3
+    write_images(tmp_path / "b" / "photos", range(30, 33))
+    others = {part: str(tmp_path / "b" / "photos" / part) for part in ("images", "masks")}
+    with pytest.raises(ConfigError, match=r"tta_flip\.json is of other data of this name; give"):
+        evaluate.evaluate_run(folder, **others, tta=["flip"])
     assert report["data"]["images"] == folders["images"] and len(report["data"]["sha256"]) == 64
 
     model = predictor.load(folder, tta=["flip"])

@@ -110,6 +110,20 @@ def test_training_and_prediction_read_the_same_pixels(tmp_path):
     assert export.metadata(trained)["value_range"] == [95, 4000]
 
 
+def test_prediction_says_which_images_are_dark(tmp_path):
+    data(tmp_path, 4095, 60_000)
+    for limits, split, count in (((), "train", 1), ((), "val", 0), ((0, 4095), "train", 0)):
+        network = networks.Network(None, TABLE, (32, 32), resizes=True, value_range=limits)
+        model = SimpleNamespace(
+            network=network, table=TABLE, label=lambda image: np.zeros(image.shape[:2], np.uint8)
+        )
+        out = tmp_path / f"out{count}{split}{len(limits)}"
+        summary = predict.predict_images(model, str(tmp_path / split / "images"), out)
+        assert len(summary["warnings"]) == count and len(summary["images"]) == 1
+        assert json.loads((out / "summary.json").read_text())["warnings"] == summary["warnings"]
+        assert all("hold no value above 4095" in line for line in summary["warnings"])
+
+
 def test_a_video_is_refused_where_files_of_other_values_were_trained_on(tmp_path):
     network = networks.Network(None, TABLE, (32, 32), resizes=True, value_range=(0, 4095))
     with pytest.raises(ConfigError, match=r"value_range = \(0, 4095\), and a video has 8 bits"):

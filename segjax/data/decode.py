@@ -51,6 +51,12 @@ class Stored(NamedTuple):
     turned: bool
 
 
+def stored_in(image: Raster, turned: bool = False) -> Stored:
+    """What a file holds; for `turned` see `Stored`."""
+    low, high = image.samples.min().item(), image.samples.max().item()
+    return Stored(image.kind, low, high, image.white, turned)
+
+
 def read(data: bytes | np.ndarray, where: str) -> Raster:
     """A file, or an array, as it is; DataError, beginning with `where`, if it cannot be read."""
     name, reader = ("array", raster.of_array) if isinstance(data, np.ndarray) else _find(data)
@@ -194,8 +200,7 @@ class Decoded(NamedTuple):
         image, (height, width) = self.image, self.example["label"].shape
         swapped = (image.orientation > 4) != (self.mask.orientation > 4)
         turned = image.orientation != self.mask.orientation and (height == width or not swapped)
-        low, high = image.samples.min().item(), image.samples.max().item()
-        return Stored(image.kind, low, high, image.white, turned)
+        return stored_in(image, turned)
 
 
 def decode_example(

@@ -6,6 +6,7 @@ from segjax.data.decode import Stored
 from segjax.data.problems import Problems
 
 COMMON = (4095, 16383)  # of cameras with 12 and 14 bits
+DEEP = 65535  # the largest value of 16 bits
 Values = dict[str, list]  # by `Stored.kind`: count, low, high, largest
 
 
@@ -56,20 +57,37 @@ def describe(split: str, values: Values) -> list[str]:
     ]
 
 
+def dark_inputs(values: Values) -> list[str]:
+    """Warnings about images to predict, for a network that was trained without a value range."""
+    return [
+        f"images of up to {largest} hold no value above {high}, and are dark to this network, "
+        "which was trained without config.data.value_range: scale their values as for its training"
+        for largest, high in _highest(values).items()
+        if largest == DEEP and high < largest / 2
+    ]
+
+
+def _highest(values: Values) -> dict[int, float]:
+    """The highest value of all files of a type, by the largest that it has."""
+    found: dict[int, float] = {}
+    for _, _, high, largest in values.values():
+        if largest:
+            found[largest] = max(high, found.get(largest, high))
+    return found
+
+
 def judge(splits: dict[str, Values], stops: bool, problems: Problems, warnings: list[str]) -> None:
     """Reports images that are dark because no `config.data.value_range` was given.
 
     Sixteen bits of which less than half are used are a problem if it `stops`, before training: the
     network would see a few of their levels. All others may just be dark: a warning.
     """
-    found = [item for values in splits.values() for item in values.values()]
-    for largest in sorted({largest for *_, largest in found if largest}):
-        deep = largest == 65535
+    highest = {split: _highest(values) for split, values in splits.items()}
+    for largest in sorted({largest for found in highest.values() for largest in found}):
+        deep = largest == DEEP
+        limit = largest / (2 if deep else 4)
         dark = {
-            split: max(highs)
-            for split, values in splits.items()
-            if (highs := [high for *_, high, full in values.values() if full == largest])
-            and max(highs) < largest / (2 if deep else 4)
+            s: found[largest] for s, found in highest.items() if found.get(largest, limit) < limit
         }
         advice = _advice(max(dark.values(), default=0))
         for split, high in dark.items():
