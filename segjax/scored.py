@@ -128,6 +128,7 @@ def _of_root(config: ConfigDict, table: LabelTable, split: str) -> Scored:
         config.folds = 0
         config.splits.update(dict.fromkeys(SPLITS, "."))
         place = {part: str(root / part) for part in ("images", "masks")}
+        log.warning("All images of %s are scored, also any that the run was trained on", root)
     report = check.check(config, splits=(split,), trained=True)
     _require_classes(report.table, table, config.root)
     return Scored(_name(name), split, config, report, place=place)
