@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_parallel import NUM_CLASSES, assert_close, batch_with_uneven_void
+from test_parallel import NUM_CLASSES, assert_close, assert_same_update, batch_with_uneven_void
 from test_train import assert_equal_trees, interrupt_after
 
 from segjax import adversarial, evaluate, models, setup, train, warm_start, workdir
@@ -237,17 +237,18 @@ def test_mesh_and_pmap_of_four_devices_equal_one_device(norm, tiny_config):
         mean["conv1"].pop("bias")  # ahead of a norm: nothing but rounding
         results.append(
             {
-                "segmenter": after.generator.variables,
-                "discriminator": after.discriminator.batch_stats,
-                # 100 times, for `assert_close` takes what is below 0.01 for nearly zero.
-                "gradient": jax.tree.map(lambda m: 100 * m, mean),
-                "metrics": metrics,
+                "params": after.generator.params,
+                "gradient": mean,
+                "others": (after.generator.batch_stats, after.discriminator.batch_stats, metrics),
             }
         )
     one_device, *others = results
-    assert one_device["metrics"]["gan"]["weight"] == 1
+    assert one_device["others"][-1]["gan"]["weight"] == 1
+    zeros = jax.tree.map(np.zeros_like, one_device["gradient"])
     for other in others:
-        assert_close(one_device, other, 1e-4)
+        assert_same_update(one_device["params"], other["params"], start.generator.params)
+        assert_same_update(one_device["gradient"], other["gradient"], zeros)
+        assert_close(one_device["others"], other["others"], 1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -74,12 +74,29 @@ def assert_close(a, b, tolerance):
         assert difference < tolerance, (jax.tree_util.keystr(path), difference)
 
 
+def assert_same_update(a, b, start):
+    """The change of every leaf, to a hundredth of it, or of a thousandth of all changes, in L2.
+
+    Rounding moves the sign of a ReLU here and there, and with it single numbers of a gradient. A
+    mean of the devices' means in place of the mean would move all of them, by a tenth and more.
+    """
+    ours, theirs = (
+        jax.tree.map(lambda x, old: np.asarray(x, np.float64) - old, tree, start) for tree in (a, b)
+    )
+    least = 1e-3 * np.sqrt(sum((x**2).sum() for x in jax.tree.leaves(ours)))
+    for (path, x), y in zip(jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
+        difference = np.linalg.norm(x - y) / max(np.linalg.norm(x), least)
+        assert difference < 1e-2, (jax.tree_util.keystr(path), difference)
+
+
 def test_mesh_and_pmap_of_four_devices_equal_one_device(sgd_config, optimized):
+    functions = setup.build(sgd_config, Parallel("jit"), NUM_CLASSES, np.ones(3), total_steps=10)
+    start = state.create(functions.model, functions.optimizer, sgd_config.seed).params
     expected, metrics, scores, prediction = one_step(sgd_config, "jit", 1)
     assert metrics["confusion"].sum() == (batch_with_uneven_void()["label"] < NUM_CLASSES).sum()
     for mode in ("jit", "pmap"):
         got, got_metrics, got_scores, got_prediction = one_step(sgd_config, mode, 4)
-        assert_close(expected.params, got.params, 1e-4)
+        assert_same_update(expected.params, got.params, start)
         assert_close(expected.batch_stats, got.batch_stats, 2e-5)
         np.testing.assert_allclose(metrics["loss"], got_metrics["loss"], rtol=1e-6)
         np.testing.assert_allclose(metrics["grad_norm"], got_metrics["grad_norm"], rtol=1e-4)
