@@ -38,9 +38,10 @@ from ml_collections import ConfigDict
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from segjax import cli, processor, workdir  # noqa: E402
 from segjax.errors import ConfigError, InUseError, TrainingError  # noqa: E402
-from segjax.report import write_json  # noqa: E402
+from segjax.run import workdir  # noqa: E402
+from segjax.runtime import cli, process  # noqa: E402
+from segjax.runtime.files import write_json  # noqa: E402
 
 try:
     import optuna
@@ -202,15 +203,15 @@ def alone(folder: Path) -> Iterator[None]:
 
 def check(sweep: Sweep) -> None:
     """Raises ConfigError for a configuration, or a choice in it, that no run can be made of."""
-    from segjax import setup
-    from segjax.parallel import Parallel
+    from segjax.runtime.devices import Parallel
+    from segjax.training import build
 
     devices = Parallel(sweep.config.parallel)
-    setup.validate(sweep.config, devices)
+    build.validate(sweep.config, devices)
     for field, distribution in sweep.search.items():
         for choice in getattr(distribution, "choices", ()):
             try:
-                setup.validate(with_values(sweep.config, {field: choice}), devices)
+                build.validate(with_values(sweep.config, {field: choice}), devices)
             except ConfigError as error:
                 raise ConfigError(f"--search {field}: {error}") from error
 
@@ -334,7 +335,7 @@ def objective(sweep: Sweep, trial: optuna.Trial) -> float:
 
 
 def _train(trial: optuna.Trial, config: ConfigDict, folder: Path) -> float:
-    from segjax import train  # late: JAX takes seconds to import, --help should not
+    from segjax.training import loop  # late: JAX takes seconds to import, --help should not
 
     start, before = time.monotonic(), trial.user_attrs.get("seconds", 0.0)
     reported: set[int] = set()
@@ -350,7 +351,7 @@ def _train(trial: optuna.Trial, config: ConfigDict, folder: Path) -> float:
             raise optuna.TrialPruned
 
     _share_data_check(folder)
-    score = train.train_and_evaluate(config, folder, on_epoch)[1]["mean_iou"]
+    score = loop.train_and_evaluate(config, folder, on_epoch)[1]["mean_iou"]
     if not math.isfinite(score):
         raise TrainingError(f"the validation mIoU is {score}: no class has a labelled pixel")
     trial.set_user_attr("seconds", before + time.monotonic() - start)
@@ -545,7 +546,7 @@ def main() -> None:
     logging.getLogger("segjax").setLevel(logging.WARNING)
     log.setLevel(logging.INFO)
     check(sweep)
-    processor.use_kept_memory()
+    process.use_kept_memory()
     best = run(sweep)
     found = (
         f"mIoU {best['mean_iou']:.4f}, trial {best['trial']}: {best['flags']}" if best else "none"

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from segjax import cli, processor
 from segjax.errors import ConfigError
-from segjax.files import expand
+from segjax.runtime import cli, process
+from segjax.runtime.files import expand
 
 if TYPE_CHECKING:
-    from segjax.scored import Scored
+    from segjax.evaluation.scored import Scored
 
 log = logging.getLogger("segjax.evaluate")  # its __name__ is __main__
 SPLITS = ("train", "val", "test")
@@ -73,11 +73,13 @@ def evaluate_run(
 
     See the flags. A report's name says what is not as it was in training: val_input_tta_flip.
     """
-    from segjax import scored, setup, state, workdir
-    from segjax import tta as test_time
-    from segjax.checkpoint import Checkpoints
-    from segjax.evaluator import evaluate, write_report
-    from segjax.parallel import Parallel
+    from segjax.evaluation import scored
+    from segjax.evaluation import tta as test_time
+    from segjax.evaluation.evaluator import evaluate, write_report
+    from segjax.run import state, workdir
+    from segjax.run.checkpoints import Checkpoints
+    from segjax.runtime.devices import Parallel
+    from segjax.training import build
 
     folder = Path(expand(str(folder)))
     data_root, images, masks, output = (
@@ -106,13 +108,13 @@ def evaluate_run(
     path = Path(output or folder / "report" / f"{name or '_'.join([data.name, *changes])}.json")
     if data.name != split and not (name or output):
         _require_same_data(path, data)
-    functions = setup.build(config, devices, len(table.names), counts, total_steps=1, tta=tta)
+    functions = build.build(config, devices, len(table.names), counts, total_steps=1, tta=tta)
     fresh = state.create(functions.model, functions.optimizer, config.seed)
     variables = devices.replicate(checkpoints.restore_ema(fresh.ema, step))
     checkpoints.close()
     result = evaluate(
         variables,
-        setup.eval_examples(config, data.split, data.report, data.source, data.place),
+        build.eval_examples(config, data.split, data.report, data.source, data.place),
         step=functions.eval_step,
         loss=functions.loss,
         logits=functions.logits,
@@ -121,7 +123,7 @@ def evaluate_run(
         num_pictures=config.eval.num_pictures,
     )
     log.info("Pictures and scores: %s", path)
-    resolution = setup.resolution_name(config)
+    resolution = build.resolution_name(config)
     return write_report(path, result, table, step, resolution, tta, devices.is_first)
 
 
@@ -163,11 +165,11 @@ def main() -> None:
         )
     names = ("split", "checkpoint", "data_root", "resolution")
     names += ("images", "masks", "name", "output", "tta")
-    processor.use_kept_memory()
+    process.use_kept_memory()
     report = evaluate_run(values.workdir, **{name: values[name].value for name in names})
     import jax
 
-    from segjax.report import format_table
+    from segjax.evaluation.report import format_table
 
     if jax.process_index() == 0:
         print(format_table(report))

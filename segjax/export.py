@@ -9,8 +9,8 @@ come `label`, uint8 [batch, height, width], and `probabilities`, float32 [batch,
 classes], computed in float32. Normalisation and padding are inside. StableHLO takes any height and
 width; ONNX those that the network was trained on, and any batch. A run that resizes its images
 (`fit` in the metadata) was trained on `size`: stretch them to it. Any other takes images whole, and
-was scored with `fill` below and at the right, as segjax/fitting.py says. If `value_range` in the
-metadata is not empty, its two numbers of what image files hold become 0 and 255, and what lies
+was scored with `fill` below and at the right, as segjax/data/fitting.py says. If `value_range` in
+the metadata is not empty, its two numbers of what image files hold become 0 and 255, and what lies
 beyond is clipped, before all that.
 
 `segjax.predict --model FILE` does that, and takes either program in place of a run. A safetensors
@@ -31,12 +31,12 @@ from unittest import mock
 
 from absl import flags
 
-from segjax import cli
 from segjax.errors import ConfigError, ExportError
-from segjax.files import expand
+from segjax.runtime import cli
+from segjax.runtime.files import expand
 
 if TYPE_CHECKING:
-    from segjax.networks import Network, Trained
+    from segjax.inference.networks import Network, Trained
 
 FORMATS = ("stablehlo", "onnx", "safetensors")
 CHECKPOINTS = ("best", "latest")
@@ -64,9 +64,9 @@ def metadata(trained: "Trained") -> dict[str, Any]:
     """
     import jax.numpy as jnp
 
-    from segjax import workdir
-    from segjax.fitting import FILL
-    from segjax.state import fingerprint
+    from segjax.data.fitting import FILL
+    from segjax.run import workdir
+    from segjax.run.state import fingerprint
 
     config = workdir.as_json(trained.config)
     canonical = json.dumps(config, sort_keys=True).encode()
@@ -94,7 +94,7 @@ def to_stablehlo(trained: "Trained", path: Path) -> None:
     import jax
     from jax import export
 
-    from segjax import networks
+    from segjax.inference import networks
 
     shape = export.symbolic_shape("batch, height, width, 3")
     image = jax.ShapeDtypeStruct(shape, "uint8")
@@ -114,11 +114,11 @@ def to_onnx(trained: "Trained", path: Path) -> None:
     import jax
     from jax import export
 
-    from segjax import networks
-    from segjax.models import layers
+    from segjax.inference import networks
+    from segjax.models.layers.blocks import blocks
 
     def outputs(image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        with nn.intercept_methods(layers.as_convolution):
+        with nn.intercept_methods(blocks.as_convolution):
             return tuple(_outputs(trained.logits(image)).values())
 
     height, width = trained.config.data.size
@@ -170,16 +170,17 @@ def to_safetensors(trained: "Trained", path: Path) -> None:
 
     Raises ConfigError where its U-Net cannot be this network, or safetensors is not installed.
     """
-    from segjax import interchange
+    from segjax.weights import mapping
 
-    interchange.write(path, trained.variables, trained.config.model, metadata(trained))
+    mapping.write(path, trained.variables, trained.config.model, metadata(trained))
 
 
 def _read_back(trained: "Trained", path: Path) -> "Network":
     import jax
     import jax.numpy as jnp
 
-    from segjax import networks, pretrained, tensor_files
+    from segjax.inference import networks
+    from segjax.weights import pretrained, tensor_files
 
     if not tensor_files.read_header(path):
         return networks.read_file(path)[0]
@@ -213,9 +214,9 @@ def compare(
     import numpy as np
     from tqdm import tqdm
 
-    from segjax import iou
     from segjax.data import check
-    from segjax.predictor import Predictor
+    from segjax.evaluation import iou
+    from segjax.inference.predictor import Predictor
 
     config = scored.config.data.copy_and_resolve_references()
     config.update(root=data_root or config.root, allow_missing_classes=True)
@@ -261,7 +262,7 @@ def export_run(
     Raises ExportError, and writes no file, where the exported network predicts something else.
     """
     writers = {"stablehlo": to_stablehlo, "onnx": to_onnx, "safetensors": to_safetensors}
-    from segjax import networks
+    from segjax.inference import networks
 
     folder, output = (Path(expand(str(path))) for path in (folder, output))
     trained = networks.restore(folder, checkpoint, dtype=DTYPE)

@@ -8,7 +8,7 @@ A work directory that holds a checkpoint of the same configuration is resumed fr
 
 from absl import flags
 
-from segjax import cli, processor
+from segjax.runtime import cli, process
 
 cli.define_config()
 cli.define_multihost()
@@ -21,10 +21,10 @@ def main() -> None:
     """Hands the configuration and the work directory to the training loop."""
     config = cli.config()
     workdir = _WORKDIR.value or f"runs/{cli.config_name()}"
-    from segjax import train  # late: JAX takes seconds to import, --help should not
+    from segjax.training import loop  # late: JAX takes seconds to import, --help should not
 
-    processor.use_kept_memory()
-    train.train_and_evaluate(config, workdir)
+    process.use_kept_memory()
+    loop.train_and_evaluate(config, workdir)
 
 
 if __name__ == "__main__":

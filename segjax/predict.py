@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from segjax import cli, inputs
 from segjax.data.problems import some
 from segjax.errors import ConfigError, DataError
+from segjax.inference import inputs
+from segjax.runtime import cli
 
 if TYPE_CHECKING:
     from segjax.data.values import Census
@@ -132,7 +133,7 @@ def predict_images(
     from tqdm import tqdm
 
     from segjax.data import values
-    from segjax.report import write_json
+    from segjax.runtime.files import write_json
 
     files, unused = inputs.find_images(pattern, output, overlay, probabilities)
     summary = {"images": [], "skipped": [], "unused": unused, "warnings": []}
@@ -169,8 +170,8 @@ def predict_video(
 
     For what is in it see `video.segment_video`.
     """
-    from segjax.report import write_json
-    from segjax.video import segment_video
+    from segjax.inference.video import segment_video
+    from segjax.runtime.files import write_json
 
     if model.network.value_range:
         raise ConfigError(
@@ -203,7 +204,7 @@ def _load() -> Any:
         raise ConfigError(
             f"--output {values.output} cannot be made a folder ({error.strerror}); choose another"
         ) from error
-    from segjax import predictor
+    from segjax.inference import predictor
 
     return predictor.load(values.model or values.workdir, values.checkpoint, values.tta)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from configs import common
-from segjax import adversarial
 from segjax.errors import ConfigError
+from segjax.training import adversarial
 
 VOID = 255
 REAL, FAKE = jnp.array([2.0, -1.0]), jnp.array([0.5, -3.0])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from configs import common
-from segjax.data import augment
 from segjax.errors import ConfigError
+from segjax.training import augment
 
 VOID = 255
 STEP = 10  # red is STEP times the class

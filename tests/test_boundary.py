@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from segjax import boundary
+from segjax.evaluation import boundary
 
 VOID = 255
 SHAPE = (24, 32)  # of every batch, so that it compiles once per number of classes

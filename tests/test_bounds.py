@@ -8,10 +8,10 @@ import pytest
 from test_configs import fields
 
 from configs import common
-from segjax import setup, train
 from segjax.data import check
 from segjax.errors import ConfigError
-from segjax.parallel import Parallel
+from segjax.runtime.devices import Parallel
+from segjax.training import build, loop
 
 # Free text, which the data decide on, and switches.
 OPEN = {
@@ -113,7 +113,7 @@ def test_what_cannot_work_is_refused_by_name(field, tiny_config):
         with config.ignore_type():
             config.update_from_flattened_dict({field: value})
         with pytest.raises(ConfigError, match=re.escape(f"config.{field} ")):
-            setup.validate(config, Parallel(config.parallel))
+            build.validate(config, Parallel(config.parallel))
             check.check(config.data)
 
 
@@ -148,7 +148,7 @@ def test_a_run_at_the_bounds_trains(bounds, tiny_config, tmp_path, monkeypatch):
     bounds(tiny_config)
     alone = jax.devices()[:1]  # four would need a batch of four
     monkeypatch.setattr(jax, "devices", lambda: alone)
-    state, report = train.train_and_evaluate(tiny_config, tmp_path)
+    state, report = loop.train_and_evaluate(tiny_config, tmp_path)
     assert int(state.step) == 1
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     pixels = sum(row["pixels"] for row in report["per_class"].values())

@@ -8,8 +8,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import common
-from segjax import cli, workdir
-from segjax.files import expand
+from segjax.run import workdir
+from segjax.runtime import cli
+from segjax.runtime.files import expand
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = "--config=configs/quickstart.py"

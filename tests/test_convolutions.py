@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models import convolutions
-from segjax.models.convolutions import conv3x3, convolution, depthwise, upsample_conv3x3
+from segjax.models.layers.blocks import convolutions
+from segjax.models.layers.convolutions import conv3x3, convolution, depthwise, upsample_conv3x3
 
 
 def assert_same(ours, plain, *inputs, tolerance=1e-5):

@@ -4,12 +4,12 @@ import cv2
 import numpy as np
 import pytest
 
-from segjax import workdir
 from segjax.data.builders.lists import read_names
-from segjax.data.datasets import TABLES, VOID, LabelTable, load_table
+from segjax.data.label_table import TABLES, VOID, LabelTable, load_table
 from segjax.data.palette import default_palette
 from segjax.errors import ConfigError, DataError
-from segjax.pictures import WRONG
+from segjax.evaluation.plots import WRONG
+from segjax.run import workdir
 
 
 def table(**spec):

@@ -12,8 +12,8 @@ from PIL import Image
 from test_masks import at_byte, by_cv2, by_pil, by_pypng, by_tifffile, palette
 
 from segjax.data import decode
-from segjax.data.datasets import LabelTable
 from segjax.data.decode import decode_example, decode_image
+from segjax.data.label_table import LabelTable
 from segjax.errors import DataError
 
 RNG = np.random.default_rng(0)

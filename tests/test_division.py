@@ -6,11 +6,13 @@ import pytest
 from test_train import write_folder
 
 from configs import common
-from segjax import checkpoint, evaluate, train, workdir
-from segjax import run as run_module
+from segjax import evaluate
 from segjax.data.check import check
 from segjax.data.division import divide, draw, split_counts
 from segjax.errors import ConfigError
+from segjax.run import checkpoints, workdir
+from segjax.training import loop
+from segjax.training import trainer as run_module
 
 NAMES = [f"{i:02d}" for i in range(20)]
 BY_THRESHOLDS = ["16", "05", "10"]  # val of NAMES and seed 0, as the first version had them
@@ -115,20 +117,20 @@ def test_images_added_to_a_divided_folder_stop_resuming_and_scoring(
             return 1
 
     monkeypatch.setattr(run_module, "Checkpoints", NoCheckpoints)
-    monkeypatch.setattr(checkpoint, "Checkpoints", NoCheckpoints)
+    monkeypatch.setattr(checkpoints, "Checkpoints", NoCheckpoints)
     write_folder(tmp_path / "data", [(32, 32)] * 9)
     root, run = tmp_path / "data" / "train", tmp_path / "run"
     (tmp_path / "data" / "classes.json").rename(root / "classes.json")
     tiny_config.data.update(source="folder", root=str(root))
     with pytest.raises(StopIteration):  # all is well up to here
-        train.Run(tiny_config, run)
+        loop.Run(tiny_config, run)
     workdir.save(run, tiny_config, check(tiny_config.data))
     (run / "checkpoints" / "1").mkdir(parents=True)
     record = (run / "data.json").read_text()
     for part in ("images", "masks"):
         (tmp_path / "data" / "val" / part / "0.png").rename(root / part / "added.png")
     for act in (
-        lambda: train.Run(tiny_config, run),
+        lambda: loop.Run(tiny_config, run),
         lambda: evaluate.evaluate_run(run, "val"),
         lambda: evaluate.evaluate_run(run, "val", data_root=str(root)),
     ):

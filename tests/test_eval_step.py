@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import models, setup
+from segjax import models
 from segjax.data import pipeline
-from segjax.evaluator import evaluate
-from segjax.parallel import Parallel
+from segjax.evaluation.evaluator import evaluate
+from segjax.runtime.devices import Parallel
+from segjax.training import build
 
 NUM_CLASSES, VOID = 3, 255
 
@@ -51,7 +52,7 @@ def test_validation_loss_is_the_same_in_batches_of_any_size(tiny_config, monkeyp
 
     def validate(mode, count, batch_size):
         devices = Parallel(mode, jax.devices()[:count])
-        functions = setup.build(tiny_config, devices, NUM_CLASSES, np.array([100, 30, 1]), 1)
+        functions = build.build(tiny_config, devices, NUM_CLASSES, np.array([100, 30, 1]), 1)
         return evaluate(
             devices.replicate(variables),
             examples,

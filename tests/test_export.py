@@ -13,13 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax import export, models, networks, workdir
-from segjax.checkpoint import Checkpoints
+from segjax import export, models
 from segjax.data.counts import Report
 from segjax.data.shapes import table
 from segjax.errors import ConfigError, DataError, ExportError
-from segjax.models import layers
-from segjax.state import TrainState
+from segjax.inference import networks
+from segjax.models.layers.blocks import blocks
+from segjax.run import workdir
+from segjax.run.checkpoints import Checkpoints
+from segjax.run.state import TrainState
 
 STEP = 7
 SHAPES = table()
@@ -325,7 +327,7 @@ def test_a_missing_package_is_told_with_what_installs_it(trained, tmp_path, monk
 @pytest.mark.parametrize("size", [(8, 10), (7, 9)], ids=str)
 @pytest.mark.parametrize(
     "layer",
-    [layers.PointwiseConv(5), layers.DepthwiseConv(1), layers.DepthwiseConv(2)],
+    [blocks.PointwiseConv(5), blocks.DepthwiseConv(1), blocks.DepthwiseConv(2)],
     ids=["pointwise", "depthwise", "depthwise of stride 2"],
 )
 def test_a_layer_as_a_convolution_is_the_same_function(layer, size):
@@ -333,7 +335,7 @@ def test_a_layer_as_a_convolution_is_the_same_function(layer, size):
     params = layer.init(key, image)
 
     def as_convolution(params, image):
-        with nn.intercept_methods(layers.as_convolution):
+        with nn.intercept_methods(blocks.as_convolution):
             return layer.apply(params, image)
 
     def value_and_gradients(function):

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from test_export import drawn
 
-from segjax import fitting, models, setup
-from segjax.data.datasets import LabelTable
+from segjax import models
+from segjax.data import fitting
+from segjax.data.label_table import LabelTable
 from segjax.data.pipeline import EvalSplit
-from segjax.evaluator import evaluate
-from segjax.networks import Trained
-from segjax.parallel import Parallel
-from segjax.predictor import Predictor
+from segjax.evaluation.evaluator import evaluate
+from segjax.inference.networks import Trained
+from segjax.inference.predictor import Predictor
+from segjax.runtime.devices import Parallel
+from segjax.training import build
 
 TABLE = LabelTable.of_names([f"class {i}" for i in range(5)])
 # One smaller than data.size, which is 32×32, one as large, larger ones; two share a padded size.
@@ -83,7 +85,7 @@ def test_prediction_is_the_evaluator_s_pixel_by_pixel(fit, mode, count, tiny_con
     assert min(len(np.unique(label)) for label in expected.values()) > 2
 
     devices = Parallel(mode, jax.devices()[:count])
-    functions = setup.build(config, devices, len(TABLE.names), np.ones(5), 1)
+    functions = build.build(config, devices, len(TABLE.names), np.ones(5), 1)
     result = evaluate(
         devices.replicate(variables),
         EvalSplit(source, SIZES, config.data),
@@ -121,7 +123,7 @@ def test_a_report_says_at_which_size_pixels_were_counted(tiny_config):
     names = []
     for fit, resolution in (("pad", "native"), ("resize", "native"), ("resize", "input")):
         tiny_config.data.fit, tiny_config.eval.resolution = fit, resolution
-        names.append(setup.resolution_name(tiny_config))
+        names.append(build.resolution_name(tiny_config))
     assert names == [
         "each label's own size",
         "each label's own size, images stretched to 32×48 (height×width)",

@@ -11,12 +11,12 @@ from ml_collections import ConfigDict
 from test_decode import WHOLE, with_overview
 
 from configs import common
-from segjax import setup
 from segjax.data.check import check
-from segjax.data.datasets import LabelTable
 from segjax.data.decode import decode_image, decode_mask
+from segjax.data.label_table import LabelTable
 from segjax.errors import DataError, SegjaxError
-from segjax.parallel import Parallel
+from segjax.runtime.devices import Parallel
+from segjax.training import build
 
 quick = settings(
     max_examples=300, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -46,7 +46,7 @@ def test_a_configuration_is_valid_or_refused_in_one_line(changes):
     except (TypeError, ValueError):  # ml_collections refuses the type; the command line says so
         return
     try:
-        setup.validate(config, Parallel(config.parallel))
+        build.validate(config, Parallel(config.parallel))
     except SegjaxError as error:
         assert "config." in str(error) and "\n" not in str(error)
 

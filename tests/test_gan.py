@@ -15,13 +15,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_parallel import NUM_CLASSES, assert_close, assert_same_update, batch_with_uneven_void
 from test_train import assert_equal_trees, interrupt_after
 
-from segjax import adversarial, evaluate, models, setup, train, warm_start, workdir
-from segjax.checkpoint import Checkpoints
-from segjax.data.datasets import LabelTable
+from segjax import evaluate, models
+from segjax.data.label_table import LabelTable
 from segjax.errors import ConfigError, DataError, Interrupted
-from segjax.models.layers import ConvNormAct
-from segjax.parallel import Parallel
-from segjax.state import GanState
+from segjax.models.layers.blocks import ConvNormAct
+from segjax.run import workdir
+from segjax.run.checkpoints import Checkpoints
+from segjax.run.state import GanState
+from segjax.runtime.devices import Parallel
+from segjax.training import adversarial, build, loop
+from segjax.weights import warm_start
 
 small_batch = partial(batch_with_uneven_void, batch_size=4, size=32)
 
@@ -41,7 +44,7 @@ class Network(nn.Module):
 
 @pytest.fixture(scope="module", autouse=True)
 def small_network():
-    def build(config, num_classes, axis_name=None):
+    def build_all(config, num_classes, axis_name=None):
         return Network(num_classes, axis_name)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -57,12 +60,12 @@ def with_discriminator(config, objective="hinge", **changes):
     return config
 
 
-def build(config, devices):
-    return setup.build(config, devices, NUM_CLASSES, np.ones(NUM_CLASSES), total_steps=8)
+def build_all(config, devices):
+    return build.build(config, devices, NUM_CLASSES, np.ones(NUM_CLASSES), total_steps=8)
 
 
 def create_state(functions):
-    return setup.create_state(functions, NUM_CLASSES, seed=0)
+    return build.create_state(functions, NUM_CLASSES, seed=0)
 
 
 def copy(tree):
@@ -83,7 +86,7 @@ def test_with_a_weight_of_zero_the_segmenter_learns_as_without_a_discriminator(
     if is_optimized:
         request.getfixturevalue("optimized")
     devices = Parallel("jit", jax.devices()[:1])
-    functions = build(with_discriminator(tiny_config, weight=0.0), devices)
+    functions = build_all(with_discriminator(tiny_config, weight=0.0), devices)
     start = create_state(functions)
     both, plain = devices.replicate(copy(start)), devices.replicate(copy(start.generator))
     for seed in range(3):
@@ -101,7 +104,7 @@ def test_with_a_weight_of_zero_the_segmenter_learns_as_without_a_discriminator(
 def one(shared_tiny_config):
     """What a step is made of, a state, and a step with factors on its two learning rates and λ."""
     config = with_discriminator(shared_tiny_config, objective="vanilla")
-    functions = build(config, Parallel("jit", jax.devices()[:1]))
+    functions = build_all(config, Parallel("jit", jax.devices()[:1]))
     parts = functions.gan.step.__wrapped__.keywords
 
     def scaled(optimizer, factor):
@@ -225,7 +228,7 @@ def test_mesh_and_pmap_of_four_devices_equal_one_device(norm, tiny_config):
     results, start = [], None
     for mode, count in (("jit", 1), ("jit", 4), ("pmap", 4)):
         devices = Parallel(mode, jax.devices()[:count])
-        functions = build(config, devices)
+        functions = build_all(config, devices)
         start = start or copy(create_state(functions))
         batch = devices.shard(batch_with_uneven_void(size=32))
         placed = devices.replicate(start)
@@ -261,7 +264,7 @@ def runs(shared_tiny_config, tmp_path_factory):
     for name, objective in (("plain", "none"), ("gan", "hinge")):
         config = with_discriminator(shared_tiny_config, objective=objective, start_epoch=1)
         folder = tmp_path_factory.mktemp(name)
-        finished[name] = (config, folder, *train.train_and_evaluate(config, folder))
+        finished[name] = (config, folder, *loop.train_and_evaluate(config, folder))
     return finished
 
 
@@ -299,15 +302,15 @@ def test_a_run_interrupted_in_the_second_stage_ends_as_if_it_had_not_been(
     with monkeypatch.context() as patch:
         interrupt_after(patch, 6, signal.SIGTERM)
         with pytest.raises(Interrupted, match="stopped at step 6"):
-            train.train_and_evaluate(config, tmp_path)
-    parts, _ = train.train_and_evaluate(config, tmp_path)
+            loop.train_and_evaluate(config, tmp_path)
+    parts, _ = loop.train_and_evaluate(config, tmp_path)
     assert_equal_trees(parts, whole)
     assert history(tmp_path, whole) == history(folder, whole)
 
 
 def test_a_discriminator_that_has_won_is_reported(runs, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(adversarial, "WON", 10.0)
-    train.train_and_evaluate(runs["gan"][0], tmp_path)
+    loop.train_and_evaluate(runs["gan"][0], tmp_path)
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1  # none for the epoch without a discriminator
     assert "discriminator has won" in warnings[0]
@@ -315,7 +318,7 @@ def test_a_discriminator_that_has_won_is_reported(runs, tmp_path, monkeypatch, c
 
 
 def test_before_its_start_a_discriminator_stays_as_it_is(runs, tmp_path):
-    run = train.Run(runs["gan"][0], tmp_path)
+    run = loop.Run(runs["gan"][0], tmp_path)
     start = copy(run.start_state)
     after, metrics = run.train_step(1, run.devices.replicate(start), next(run.batches()))
     run.checkpoints.close()
@@ -330,7 +333,7 @@ def test_a_run_starts_from_the_averages_of_another_s_best_checkpoint(source, nam
     _, source_folder, last, _ = runs[source]
     config = runs[name][0].copy_and_resolve_references()
     config.init_from = str(source_folder)
-    run = train.Run(config, tmp_path)
+    run = loop.Run(config, tmp_path)
     run.checkpoints.close()
     with closing(Checkpoints(source_folder)) as checkpoints:
         expected = checkpoints.restore_ema(last.ema, checkpoints.find("best"))
@@ -360,8 +363,8 @@ def test_a_run_with_other_classes_gives_all_but_the_last_layer_where_that_is_ask
     config = config.copy_and_resolve_references()
     config.pretrained.head = "drop"
     other = LabelTable.from_json('{"classes": ["sky", "road"]}', "")
-    functions = setup.build(config, Parallel("jit", jax.devices()[:1]), 2, np.ones(2), 10)
-    like = setup.create_state(functions, 2, seed=5).ema
+    functions = build.build(config, Parallel("jit", jax.devices()[:1]), 2, np.ones(2), 10)
+    like = build.create_state(functions, 2, seed=5).ema
     got = warm_start.variables_of(folder, config, other, like)
     with closing(Checkpoints(folder)) as checkpoints:
         expected = checkpoints.restore_ema(last.ema, checkpoints.find("best"))
@@ -372,7 +375,7 @@ def test_a_run_with_other_classes_gives_all_but_the_last_layer_where_that_is_ask
 
 def test_spectral_statistics_survive_a_checkpoint(tiny_config, tmp_path):
     config = with_discriminator(tiny_config, norm="none", spectral_norm=True)
-    start = create_state(build(config, Parallel("jit", jax.devices()[:1])))
+    start = create_state(build_all(config, Parallel("jit", jax.devices()[:1])))
     with closing(Checkpoints(tmp_path)) as checkpoints:
         checkpoints.save(copy(start), {"history": []})
         restored, _ = checkpoints.restore(start, 0)
@@ -387,4 +390,4 @@ def test_settings_that_no_second_stage_has_are_refused_by_name(field, value, tin
     config = with_discriminator(tiny_config)
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ConfigError, match=rf"config\.{field} is {value!r}"):
-        setup.validate(config, Parallel("jit", jax.devices()[:1]))
+        build.validate(config, Parallel("jit", jax.devices()[:1]))

@@ -9,7 +9,14 @@ from PIL.PngImagePlugin import PngInfo
 
 from segjax.data.listing import list_images
 from segjax.errors import ConfigError, DataError
-from segjax.inputs import SOFTWARE, find_images, find_video, is_result, name_of, require_own
+from segjax.inference.inputs import (
+    SOFTWARE,
+    find_images,
+    find_video,
+    is_result,
+    name_of,
+    require_own,
+)
 
 
 def write(*paths, software=None):

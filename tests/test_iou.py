@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from segjax import iou
+from segjax.evaluation import iou
 
 VOID = 255
 

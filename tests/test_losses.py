@@ -7,8 +7,9 @@ import optax
 import pytest
 
 from configs import common
-from segjax import iou, losses
 from segjax.errors import ConfigError
+from segjax.evaluation import iou
+from segjax.training import losses
 
 VOID = 255
 C = 3

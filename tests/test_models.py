@@ -7,7 +7,7 @@ import pytest
 from configs import common
 from segjax import models
 from segjax.errors import ConfigError
-from segjax.models.layers import (
+from segjax.models.layers.blocks import (
     DepthwiseConv,
     PointwiseConv,
     UpsampleConv,

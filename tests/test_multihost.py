@@ -16,9 +16,9 @@ import pytest
 from ml_collections import ConfigDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from segjax import lock
-from segjax.parallel import Parallel
-from segjax.train import Run
+from segjax.run import lock
+from segjax.runtime.devices import Parallel
+from segjax.training.loop import Run
 
 ROOT = Path(__file__).parents[1]
 FIELDS = {

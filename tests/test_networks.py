@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from test_export import write_run
 
-from segjax import export, networks, predictor
-from segjax.data.datasets import LabelTable
+from segjax import export
+from segjax.data.label_table import LabelTable
 from segjax.errors import ConfigError
-from segjax.networks import Network
+from segjax.inference import networks, predictor
+from segjax.inference.networks import Network
 
 TABLE = LabelTable.of_names(["low", "middle", "high"])
 COLUMNS = np.arange(3, dtype=np.float32)

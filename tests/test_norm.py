@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models.layers import identity
-from segjax.models.norm import NormAct
+from segjax.models.layers.blocks import identity
+from segjax.models.layers.norm import NormAct
 
 
 class Plain(nn.Module):

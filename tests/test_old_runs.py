@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax import evaluate, predictor, train, workdir
+from segjax import evaluate
 from segjax.data.sources import build_source
+from segjax.inference import predictor
+from segjax.run import workdir
+from segjax.training import loop
 
 ARCHIVE = Path(__file__).with_name("data") / "run_0_1.tar.xz"
 
@@ -45,7 +48,7 @@ def test_a_run_of_version_0_1_is_scored_and_predicts_as_it_did(expected, optimiz
 
 def test_a_run_of_version_0_1_goes_on_as_it_would_have(expected, optimized):
     config, _, _ = workdir.load(Path("run"))
-    state, report = train.train_and_evaluate(config, "run")
+    state, report = loop.train_and_evaluate(config, "run")
     assert int(state.step) == config.num_epochs
     for name, value in expected["resumed"].items():
         assert report[name] == pytest.approx(value, rel=1e-3), name

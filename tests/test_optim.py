@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from configs import common
-from segjax import optim
 from segjax.errors import ConfigError
+from segjax.training import optim
 
 STEPS = 100
 PEAK = 0.5

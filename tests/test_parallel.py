@@ -9,9 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from segjax import boundary, models, setup, state
+from segjax import models
 from segjax.errors import ConfigError
-from segjax.parallel import Parallel
+from segjax.evaluation import boundary
+from segjax.run import state
+from segjax.runtime.devices import Parallel
+from segjax.training import build
 
 NUM_CLASSES = 3
 
@@ -31,7 +34,7 @@ def batch_with_uneven_void(seed=0, batch_size=8, size=64):
 
 def one_step(config, mode, count):
     devices = Parallel(mode, jax.devices()[:count])
-    functions = setup.build(config, devices, NUM_CLASSES, np.array([100, 10, 1]), total_steps=10)
+    functions = build.build(config, devices, NUM_CLASSES, np.array([100, 10, 1]), total_steps=10)
     start = state.create(functions.model, functions.optimizer, config.seed)
     batch = batch_with_uneven_void()
     placed = devices.replicate(start), devices.shard(batch)
@@ -90,7 +93,7 @@ def assert_same_update(a, b, start):
 
 
 def test_mesh_and_pmap_of_four_devices_equal_one_device(sgd_config, optimized):
-    functions = setup.build(sgd_config, Parallel("jit"), NUM_CLASSES, np.ones(3), total_steps=10)
+    functions = build.build(sgd_config, Parallel("jit"), NUM_CLASSES, np.ones(3), total_steps=10)
     start = state.create(functions.model, functions.optimizer, sgd_config.seed).params
     expected, metrics, scores, prediction = one_step(sgd_config, "jit", 1)
     assert metrics["confusion"].sum() == (batch_with_uneven_void()["label"] < NUM_CLASSES).sum()
@@ -112,7 +115,7 @@ def test_mesh_and_pmap_of_four_devices_equal_one_device(sgd_config, optimized):
 def test_a_mesh_gathers_no_activations(sgd_config):
     sgd_config.model.decoder_channels = (64, 64, 64, 32, 32)  # wide enough for every form
     devices = Parallel("jit", jax.devices()[:4])
-    functions = setup.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
+    functions = build.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
     start = devices.replicate(state.create(functions.model, functions.optimizer, 0))
     batch = devices.shard(batch_with_uneven_void())
     program = functions.train_step.lower(start, batch).compile().as_text()
@@ -125,7 +128,7 @@ def test_a_step_lowers_for_a_gpu_with_plain_convolutions(sgd_config):
     sgd_config.model.dtype = "bfloat16"
     sgd_config.model.decoder_channels = (64, 64, 64, 32, 32)
     devices = Parallel("jit", jax.devices()[:1])
-    functions = setup.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
+    functions = build.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
     start = devices.replicate(state.create(functions.model, functions.optimizer, 0))
     traced = functions.train_step.trace(start, devices.shard(batch_with_uneven_void()))
     programs = {p: traced.lower(lowering_platforms=(p,)).as_text() for p in ("cuda", "cpu")}
@@ -139,7 +142,7 @@ def test_a_step_lowers_for_a_gpu_with_plain_convolutions(sgd_config):
 
 def test_a_step_moves_every_parameter_and_statistic(sgd_config):
     devices = Parallel("jit", jax.devices()[:1])
-    functions = setup.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
+    functions = build.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
     start = state.create(functions.model, functions.optimizer, sgd_config.seed)
     old = jax.tree.map(np.array, start.variables)
     batch = devices.shard(batch_with_uneven_void())
@@ -173,7 +176,7 @@ def test_accumulated_parts_count_by_their_labelled_pixels(
     sgd_config.loss.update(dice=dice, class_weights="none")
     sgd_config.optim.accumulate = 2
     devices = Parallel(mode, jax.devices()[:count])
-    functions = setup.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
+    functions = build.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
     start = state.create(functions.model, functions.optimizer, 0)
     batch = batch_with_uneven_void(size=16)
     batch["label"][::2, 2:] = 255  # hardly a pixel of part 0
@@ -234,7 +237,7 @@ def test_a_donated_copy_leaves_the_host_s_array_and_the_other_copies_alone(mode,
 
 def test_train_step_is_traced_once(tiny_config):
     devices = Parallel("jit", jax.devices()[:1])
-    functions = setup.build(tiny_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
+    functions = build.build(tiny_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
     current = devices.replicate(state.create(functions.model, functions.optimizer, 0))
     for seed in range(3):
         batch = devices.shard(batch_with_uneven_void(seed))

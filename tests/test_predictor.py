@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 from test_train import write_folder
 
-from segjax import predict, predictor, train
-from segjax.data.datasets import LabelTable
+from segjax import predict
+from segjax.data.label_table import LabelTable
 from segjax.data.shapes import table
 from segjax.errors import ConfigError
-from segjax.networks import Network
+from segjax.inference import predictor
+from segjax.inference.networks import Network
+from segjax.training import loop
 
 CLASSES = 21
 SIZES = [(32, 32), (20, 30), (48, 64), (65, 33), (1, 1), (100, 7)]
@@ -100,7 +102,7 @@ def trained(shared_tiny_config, tmp_path_factory):
     config = shared_tiny_config.copy_and_resolve_references()
     config.data.update(source="folder", root=str(root / "data"), fit="resize")
     config.num_epochs = 1
-    train.train_and_evaluate(config, root / "run")
+    loop.train_and_evaluate(config, root / "run")
     return root / "run", root / "data"
 
 

@@ -18,8 +18,12 @@ from test_export import write_run
 
 from configs import common
 from experiments.interchange.peer import CLASSES, draw, images
-from segjax import export, interchange, models, networks, pretrained, tensor_files, train, workdir
+from segjax import export, models
 from segjax.errors import ConfigError, DataError
+from segjax.inference import networks
+from segjax.run import workdir
+from segjax.training import loop
+from segjax.weights import mapping, pretrained, tensor_files
 
 h5py = pytest.importorskip("h5py")
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -357,7 +361,7 @@ def test_what_is_written_is_read_back(run, tmp_path):
 )
 def test_what_segmentation_models_pytorch_cannot_be_is_refused(field, value):
     with pytest.raises(ConfigError, match=f"config.model.{field} is {value!r}"):
-        interchange.to_smp({}, configured(**{"width": 1.0} | {field: value}).model)
+        mapping.to_smp({}, configured(**{"width": 1.0} | {field: value}).model)
 
 
 @pytest.mark.usefixtures("optimized")
@@ -374,7 +378,7 @@ def test_same_padding_keeps_the_shapes_of_the_features_and_is_exported():
 def test_a_run_starts_from_a_file_and_resumes_without_it(tiny_config, file_of, tmp_path):
     path = file_of("keras")
     tiny_config.pretrained.path = str(path)
-    run = train.Run(tiny_config, tmp_path / "run")
+    run = loop.Run(tiny_config, tmp_path / "run")
     expected = pretrained.load(path, run.start_state.ema)
     jax.tree.map(np.testing.assert_array_equal, run.start_state.variables, expected)
     jax.tree.map(np.testing.assert_array_equal, run.start_state.ema, expected)

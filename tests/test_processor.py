@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from segjax import processor
+from segjax.runtime import process
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
 import os, sys
-from segjax import processor
-processor.start_anew(__file__)
+from segjax.runtime import process
+process.start_anew(__file__)
 print(os.environ.get("GLIBC_TUNABLES"), sys.argv[1:])
 """
 PLAIN = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
@@ -35,7 +35,7 @@ def printed(*arguments, env=PLAIN, **options):
 
 @ours
 def test_a_program_starts_anew_once_with_the_same_arguments(script):
-    expected = f"{processor.MEMORY} ['a b', '--c']"
+    expected = f"{process.MEMORY} ['a b', '--c']"
     assert printed(script, "a b", "--c") == expected
     assert printed("-W", "error", "-u", script, "a b", "--c") == expected
     assert printed("-m", "script", "a b", "--c", cwd=script.parent) == expected
@@ -59,15 +59,15 @@ def test_what_runs_a_program_is_not_started_anew_in_its_place(script):
 @ours
 def test_a_host_with_a_gpu_needs_no_settings(script, monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-    monkeypatch.setattr(processor, "GPUS", (str(script),))
-    assert processor.is_used()  # no plugin of JAX's knows it
-    monkeypatch.setattr(processor, "entry_points", lambda group: [group])
-    assert not processor.is_used()
+    monkeypatch.setattr(process, "GPUS", (str(script),))
+    assert process.is_used()  # no plugin of JAX's knows it
+    monkeypatch.setattr(process, "entry_points", lambda group: [group])
+    assert not process.is_used()
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started anew"))
     monkeypatch.setattr(sys, "orig_argv", [sys.executable, str(script)])
-    processor.start_anew(str(script))
+    process.start_anew(str(script))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert processor.is_used()
+    assert process.is_used()
 
 
 @ours
@@ -86,23 +86,23 @@ def test_a_python_that_clears_the_environment_is_started_anew_once(tmp_path, scr
 @ours
 def test_memory_is_the_users_who_sets_glibcs(monkeypatch):
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
-    assert "GLIBC_TUNABLES" not in processor.settings()
+    assert "GLIBC_TUNABLES" not in process.settings()
 
 
 @pytest.mark.parametrize(
     ("version", "known"), [("0.10.2", True), ("0.12.0.1", True), ("7.0", False)]
 )
 def test_xla_gets_a_flag_that_it_knows_before_the_users_own(monkeypatch, version, known):
-    monkeypatch.setattr(processor, "version", lambda package: version)
+    monkeypatch.setattr(process, "version", lambda package: version)
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=here")
-    flags = f"{processor.CONVOLUTIONS} --xla_dump_to=here" if known else None
-    assert processor.settings().get("XLA_FLAGS") == flags
+    flags = f"{process.CONVOLUTIONS} --xla_dump_to=here" if known else None
+    assert process.settings().get("XLA_FLAGS") == flags
 
 
 def test_the_installed_xla_knows_the_flag():
     """It ends a program otherwise."""
     command = [sys.executable, "-c", "import jax; jax.numpy.ones(1)"]
-    subprocess.run(command, env=os.environ | processor.settings(), check=True, timeout=60)
+    subprocess.run(command, env=os.environ | process.settings(), check=True, timeout=60)
 
 
 @ours
@@ -111,10 +111,10 @@ def test_training_on_a_processor_keeps_its_memory():
     program = """
 import resource
 import jax
-from segjax import processor
-from segjax.parallel import Parallel
+from segjax.runtime import process
+from segjax.runtime.devices import Parallel
 
-processor.use_kept_memory()
+process.use_kept_memory()
 step = Parallel("jit").compile(lambda x, _: jax.numpy.tanh(x @ x[:256]) @ x[:256])
 x = jax.numpy.ones((2**17, 256))
 for _ in range(3):
@@ -124,7 +124,7 @@ for _ in range(3):
     step(x, None).block_until_ready()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-    environment = os.environ | {"GLIBC_TUNABLES": processor.MEMORY, "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"GLIBC_TUNABLES": process.MEMORY, "PYTHONPATH": str(ROOT)}
     output = subprocess.check_output([sys.executable, "-c", program], text=True, env=environment)
     assert int(output) < 1000  # of 65,536 pages of 4 KiB each step
 
@@ -135,10 +135,12 @@ import jax, PIL.Image
 def settings():
     return dict(jax.config.values), PIL.Image.MAX_IMAGE_PIXELS
 before = settings()
-from segjax import evaluate, export, predict, predictor, train, video
-from segjax.parallel import Parallel
+from segjax import evaluate, export, predict
+from segjax.inference import predictor, video
+from segjax.training import loop
+from segjax.runtime.devices import Parallel
 Parallel("jit")
 assert settings() == before
 """
-    environment = os.environ | {"GLIBC_TUNABLES": processor.MEMORY, "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"GLIBC_TUNABLES": process.MEMORY, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment, timeout=60)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from test_train import assert_equal_trees, write_folder
 
-from segjax import losses, steps, train
-from segjax.checkpoint import Checkpoints
 from segjax.errors import DataError, TrainingError
-from segjax.state import TrainState
+from segjax.run.checkpoints import Checkpoints
+from segjax.run.state import TrainState
+from segjax.training import loop, losses, steps
 
 
 def state_of(step, size):
@@ -49,21 +49,21 @@ def test_a_full_disk_is_told_and_leaves_earlier_checkpoints_intact(tmp_path, ful
 def test_a_file_that_vanishes_while_training_costs_no_step(tiny_config, tmp_path, monkeypatch):
     write_folder(tmp_path / "data", [(32, 32)] * 8)
     tiny_config.data.update(source="folder", root=str(tmp_path / "data"), cache_gb=0.0)
-    whole, _ = train.train_and_evaluate(tiny_config, tmp_path / "whole")
+    whole, _ = loop.train_and_evaluate(tiny_config, tmp_path / "whole")
 
     file, elsewhere = tmp_path / "data" / "train" / "images" / "3.png", tmp_path / "3.png"
-    original = train.Run.batches
+    original = loop.Run.batches
 
     def batches(run):
         file.rename(elsewhere)
         return original(run)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Run, "batches", batches)
+        patch.setattr(loop.Run, "batches", batches)
         with pytest.raises(DataError, match=r"3\.png"):
-            train.train_and_evaluate(tiny_config, tmp_path / "run")
+            loop.train_and_evaluate(tiny_config, tmp_path / "run")
     elsewhere.rename(file)
-    resumed, _ = train.train_and_evaluate(tiny_config, tmp_path / "run")
+    resumed, _ = loop.train_and_evaluate(tiny_config, tmp_path / "run")
     assert_equal_trees(resumed, whole)
 
 
@@ -79,7 +79,7 @@ def test_a_weight_that_is_not_a_number_stops_the_run_at_its_step(
 
     monkeypatch.setattr(steps, "train_step", poisoned)
     with pytest.raises(TrainingError, match=r"^loss nan, grad_norm nan at step 6; .* is step 4"):
-        train.train_and_evaluate(tiny_config, tmp_path)
+        loop.train_and_evaluate(tiny_config, tmp_path)
     assert (tmp_path / "checkpoints" / "4").is_dir()
 
 

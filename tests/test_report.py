@@ -4,7 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from segjax import boundary, iou, report
+from segjax.evaluation import boundary, iou, report
+from segjax.runtime.files import write_json
 
 NAMES = ["Road", "Car", "Tree"]
 CONFUSION = np.array([[6, 2, 0], [0, 2, 0], [0, 0, 0]])  # Tree is absent.
@@ -43,7 +44,7 @@ def test_report_holds_the_scores(split):
 
 def test_json_has_null_for_nan_and_leaves_no_temporary_file(split, tmp_path):
     path = tmp_path / "report" / "val.json"
-    report.write_json(path, split | {"loss": float("inf")})
+    write_json(path, split | {"loss": float("inf")})
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
@@ -58,9 +59,9 @@ def test_json_has_null_for_nan_and_leaves_no_temporary_file(split, tmp_path):
 
 def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "val.json"
-    report.write_json(path, {"loss": 1.0})
+    write_json(path, {"loss": 1.0})
     with pytest.raises(TypeError):
-        report.write_json(path, {"loss": object()})
+        write_json(path, {"loss": object()})
     assert json.loads(path.read_text()) == {"loss": 1.0}
 
 

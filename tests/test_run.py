@@ -25,11 +25,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_reliability import state_of
 from test_train import assert_equal_trees
 
-from segjax import lock, losses, models, networks, pretrained, progress, state, steps, train
-from segjax.checkpoint import Checkpoints
+from segjax import models
 from segjax.errors import ConfigError, DataError, InUseError, TrainingError
-from segjax.history import Totals
-from segjax.stop import catch_signals
+from segjax.inference import networks
+from segjax.run import lock, progress, state
+from segjax.run.checkpoints import Checkpoints
+from segjax.runtime.signals import catch_signals
+from segjax.training import loop, losses, steps
+from segjax.training.totals import Totals
+from segjax.weights import pretrained
 
 ALONE = SimpleNamespace(is_first=True, any=lambda flag: flag)
 TESTS = Path(__file__).parent
@@ -41,13 +45,13 @@ from segjax import models, train
 models.build = test_run.build
 config = conftest._tiny_config()
 config.checkpoint_minutes = 1e-9
-count, step = iter(range(1, 100)), train.Progress.step
+count, step = iter(range(1, 100)), loop.Progress.step
 def wait(self, compiled):
     if next(count) == 6:
         time.sleep(600)
     step(self, compiled)
-train.Progress.step = wait
-train.train_and_evaluate(config, {folder!r})
+loop.Progress.step = wait
+loop.train_and_evaluate(config, {folder!r})
 """
 
 
@@ -88,7 +92,7 @@ def test_a_killed_run_kept_others_out_and_goes_on_from_between_its_evaluations(
     caplog.set_level(logging.INFO, "segjax")
     with monkeypatch.context() as patch:
         patch.setattr(pretrained, "with_conventions", as_if_pretrained)
-        whole, _ = train.train_and_evaluate(tiny_config, tmp_path / "whole")
+        whole, _ = loop.train_and_evaluate(tiny_config, tmp_path / "whole")
     assert whole.batch_stats == {}
     lines = [record.message.partition("  ")[0] for record in caplog.records]
     order = ["Compiling the training step", "step 1/8", "step 4/8", "Compiling the evaluation"]
@@ -108,18 +112,18 @@ def test_a_killed_run_kept_others_out_and_goes_on_from_between_its_evaluations(
             assert holder.poll() is None
             time.sleep(0.1)
         with pytest.raises(InUseError, match=f"in use by process {holder.pid} on .*remove .*lock"):
-            train.train_and_evaluate(tiny_config, folder)
+            loop.train_and_evaluate(tiny_config, folder)
         assert (folder / "checkpoints" / "5").is_dir()
         holder.send_signal(signal.SIGKILL)
     with closing(Checkpoints(folder, reads_only=True)) as checkpoints:
         assert (checkpoints.find("best"), checkpoints.find("latest")) == (4, 5)
-    parts, _ = train.train_and_evaluate(tiny_config, folder)
+    parts, _ = loop.train_and_evaluate(tiny_config, folder)
     assert_equal_trees(parts, whole)
     assert history(folder, whole) == history(tmp_path / "whole", whole)
     assert not (folder / "lock").exists()
 
     tiny_config.init_from = str(folder)
-    warm = train.Run(tiny_config, tmp_path / "warm")
+    warm = loop.Run(tiny_config, tmp_path / "warm")
     warm.checkpoints.close()
     best = networks.restore(folder).variables
     assert best["batch_stats"] == {}
@@ -130,11 +134,11 @@ def test_a_killed_run_kept_others_out_and_goes_on_from_between_its_evaluations(
 def test_a_start_that_fails_leaves_nothing(field, value, tiny_config, tmp_path):
     tiny_config[field] = value
     with pytest.raises((ConfigError, DataError), match=f"config.{field} is {value!r}"):
-        train.train_and_evaluate(tiny_config, tmp_path / "new" / "run")
+        loop.train_and_evaluate(tiny_config, tmp_path / "new" / "run")
     assert not (tmp_path / "new").exists()
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises((ConfigError, DataError)):
-        train.train_and_evaluate(tiny_config, tmp_path)
+        loop.train_and_evaluate(tiny_config, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} <= {"note.txt", "data.json"}
 
 
@@ -188,7 +192,7 @@ def test_a_state_with_a_broken_number_is_not_saved(tiny_config, tmp_path, monkey
 
     monkeypatch.setattr(steps, "train_step", poisoned)
     with pytest.raises(TrainingError, match=r"in opt_state at step 8; .* checkpoint is step 4"):
-        train.train_and_evaluate(tiny_config, tmp_path)
+        loop.train_and_evaluate(tiny_config, tmp_path)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["4"]
 
 
@@ -281,7 +285,7 @@ def test_a_step_that_was_compiled_counts_for_nothing(monkeypatch, caplog):
 def test_both_programs_of_a_run_with_a_discriminator_are_told(start, compiled):
     functions = SimpleNamespace(gan=SimpleNamespace(start_step=4))
     run = SimpleNamespace(start_step=start, functions=functions)
-    assert [n for n in range(start + 1, 9) if train.Run.compiles(run, n)] == compiled
+    assert [n for n in range(start + 1, 9) if loop.Run.compiles(run, n)] == compiled
 
 
 def test_a_mean_is_of_whole_epochs():

@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 from test_export import write_run
 
-from segjax import evaluate, predictor, scored
+from segjax import evaluate
 from segjax.data import check
-from segjax.data.datasets import LabelTable
+from segjax.data.label_table import LabelTable
 from segjax.errors import ConfigError, DataError
+from segjax.evaluation import scored
+from segjax.inference import predictor
 
 TABLE = LabelTable.of_names(["low", "middle", "high"])
 

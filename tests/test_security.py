@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from test_layering import IMPORTS, ROOT, within
 
-from segjax import setup, workdir
-from segjax.checkpoint import Checkpoints
-from segjax.data.datasets import LabelTable
+from segjax.data.label_table import LabelTable
 from segjax.errors import SegjaxError
-from segjax.parallel import Parallel
+from segjax.run import workdir
+from segjax.run.checkpoints import Checkpoints
+from segjax.runtime.devices import Parallel
+from segjax.training import build
 
 
 class Payload:
@@ -64,8 +65,8 @@ def test_label_tables_are_only_data(tmp_path, payload):
 
 
 def test_no_file_of_a_checkpoint_is_executed(tiny_config, tmp_path, payload):
-    functions = setup.build(tiny_config, Parallel("jit"), 3, np.ones(3), total_steps=10)
-    state = jax.device_get(setup.create_state(functions, 3, 0))
+    functions = build.build(tiny_config, Parallel("jit"), 3, np.ones(3), total_steps=10)
+    state = jax.device_get(build.create_state(functions, 3, 0))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state, {"history": []}, 0.5)
     checkpoints.close()

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from configs import common
-from segjax.data.datasets import LabelTable
 from segjax.data.decode import decode_image, decode_mask
+from segjax.data.label_table import LabelTable
 from segjax.data.sources import build_source, has_split
 from segjax.errors import ConfigError, DataError
 

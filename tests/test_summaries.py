@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from segjax.summaries import Summaries
+from segjax.run.tensorboard import Summaries
 
 
 def read(workdir):

@@ -12,21 +12,21 @@ import jax
 import pytest
 from matplotlib.figure import Figure
 
-from segjax import train
 from segjax.errors import ConfigError, Interrupted, InUseError, TrainingError
+from segjax.training import loop
 
 optuna = pytest.importorskip("optuna")
 from experiments import sweep  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RATE = "optim.learning_rate=log:1e-4:1e-1"
-# A process of its own, that takes trials whose training is `train.train_and_evaluate` of FAKE.
+# A process of its own, that takes trials whose training is `loop.train_and_evaluate` of FAKE.
 PROCESS = """
 import os, signal, sys, time
 from pathlib import Path
 from configs import quickstart
 from experiments import sweep
-from segjax import train
+from segjax.training import loop
 
 def fake(config, folder, on_epoch):
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def fake(config, folder, on_epoch):
     FAKE
     return None, {"mean_iou": 0.5}
 
-train.train_and_evaluate = fake
+loop.train_and_evaluate = fake
 config = quickstart.get_config()
 search = sweep.parse_search(config, ["optim.learning_rate=log:1e-4:1e-1"])
 sweep.run(sweep.Sweep(config, search, Path(sys.argv[1]), trials=TRIALS, grace=GRACE))
@@ -63,7 +63,7 @@ def pretend(monkeypatch, score, picture=False):
             on_epoch(history)
         return None, {"mean_iou": score(config)}
 
-    monkeypatch.setattr(train, "train_and_evaluate", fake)
+    monkeypatch.setattr(loop, "train_and_evaluate", fake)
     if not picture:  # drawing takes longer than all the rest
         monkeypatch.setattr(sweep, "picture", lambda table, search: Figure((1, 1)))
     return folders
@@ -249,14 +249,14 @@ def test_trials_that_really_train_and_one_that_is_interrupted(tiny, monkeypatch)
     search = sweep.parse_search(tiny.config, ["log_every=int:1:1000"])
     tiny = replace(tiny, search=search, trials=2)
     monkeypatch.setattr(jax, "clear_caches", lambda: None)  # other tests use them too
-    validate = train.Run.validate
+    validate = loop.Run.validate
 
     def press_ctrl_c(run, variables):
         os.kill(os.getpid(), signal.SIGINT)
         return validate(run, variables)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Run, "validate", press_ctrl_c)
+        patch.setattr(loop.Run, "validate", press_ctrl_c)
         with pytest.raises(Interrupted, match="stopped at step 4"):
             sweep.run(tiny)
     (row,) = read(tiny.folder)["trials"]

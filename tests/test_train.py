@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from segjax import evaluate, networks, steps, train
-from segjax.checkpoint import Checkpoints
-from segjax.data import augment, sources
+from segjax import evaluate
+from segjax.data import sources
 from segjax.errors import ConfigError, DataError, Interrupted, TrainingError
+from segjax.inference import networks
+from segjax.run.checkpoints import Checkpoints
+from segjax.training import augment, loop, steps
 
 
 def assert_equal_trees(a, b):
@@ -26,14 +28,14 @@ def assert_equal_trees(a, b):
 def interrupt_after(monkeypatch, count, number=signal.SIGINT):
     """A signal to this process after `count` steps, by default what Ctrl-C sends."""
     calls = iter(range(1, 1000))
-    original = train.Progress.step
+    original = loop.Progress.step
 
     def step(self, compiled):
         if next(calls) == count:
             os.kill(os.getpid(), number)
         original(self, compiled)
 
-    monkeypatch.setattr(train.Progress, "step", step)
+    monkeypatch.setattr(loop.Progress, "step", step)
 
 
 def mean_iou_by_hand(folder):
@@ -53,7 +55,7 @@ def mean_iou_by_hand(folder):
 
 
 def test_a_run_leaves_everything_it_promises(tiny_config, tmp_path):
-    state, report = train.train_and_evaluate(tiny_config, tmp_path)
+    state, report = loop.train_and_evaluate(tiny_config, tmp_path)
     assert int(state.step) == 8
     assert json.loads((tmp_path / "report" / "val.json").read_text())["num_images"] == 6
     assert report["checkpoint_step"] in (4, 8)
@@ -75,7 +77,7 @@ def test_a_run_leaves_everything_it_promises(tiny_config, tmp_path):
     assert "tensorflow" not in sys.modules
 
     # The same command on a finished run trains no further.
-    state_again, report_again = train.train_and_evaluate(tiny_config, tmp_path)
+    state_again, report_again = loop.train_and_evaluate(tiny_config, tmp_path)
     assert_equal_trees(state_again, state)
     assert json.dumps(report_again) == json.dumps(report)
 
@@ -83,11 +85,11 @@ def test_a_run_leaves_everything_it_promises(tiny_config, tmp_path):
         (tmp_path / "pixel_counts.json").read_text().replace('"background": ', '"background": 1')
     )
     with pytest.raises(ConfigError, match="trained on other data"):
-        train.train_and_evaluate(tiny_config, tmp_path)
+        loop.train_and_evaluate(tiny_config, tmp_path)
 
     tiny_config.optim.learning_rate = 0.5
     with pytest.raises(ConfigError, match=r"optim.learning_rate was 0.001, is 0.5"):
-        train.train_and_evaluate(tiny_config, tmp_path)
+        loop.train_and_evaluate(tiny_config, tmp_path)
 
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(DataError, match=r"config\.json is damaged"):
@@ -117,7 +119,7 @@ def test_a_folder_of_images_of_many_sizes_is_trained_and_scored_natively(
     write_folder(tmp_path / "data", sizes)
     tiny_config.data.update(source="folder", root=str(tmp_path / "data"), fit=fit)
     tiny_config.num_epochs = 1
-    train.train_and_evaluate(tiny_config, tmp_path / "run")
+    loop.train_and_evaluate(tiny_config, tmp_path / "run")
     report = json.loads((tmp_path / "run" / "report" / "val.json").read_text())
     pixels = sum(height * width for height, width in sizes)
     assert sum(row["pixels"] for row in report["per_class"].values()) == pixels
@@ -125,18 +127,18 @@ def test_a_folder_of_images_of_many_sizes_is_trained_and_scored_natively(
 
     tiny_config.batch_size = 8
     with pytest.raises(ConfigError, match="more than the 4 training images"):
-        train.train_and_evaluate(tiny_config, tmp_path / "other")
+        loop.train_and_evaluate(tiny_config, tmp_path / "other")
 
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tiny_config, tmp_path, monkeypatch):
     tiny_config.loss.dice = 1.0
-    whole, _ = train.train_and_evaluate(tiny_config, tmp_path / "whole")
+    whole, _ = loop.train_and_evaluate(tiny_config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3)
         with pytest.raises(Interrupted, match="stopped at step 3") as stopped:
-            train.train_and_evaluate(tiny_config, tmp_path / "parts")
+            loop.train_and_evaluate(tiny_config, tmp_path / "parts")
     assert stopped.value.exit_code == 130
-    parts, _ = train.train_and_evaluate(tiny_config, tmp_path / "parts")
+    parts, _ = loop.train_and_evaluate(tiny_config, tmp_path / "parts")
     assert_equal_trees(parts, whole)
     histories = []
     for name in ("whole", "parts"):
@@ -158,22 +160,22 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_keeps_the_checkpoint(
 
     monkeypatch.setattr(steps, "train_step", poisoned)
     with pytest.raises(TrainingError, match=r"loss nan .* step 6; .* checkpoint is step 4"):
-        train.train_and_evaluate(tiny_config, tmp_path)
+        loop.train_and_evaluate(tiny_config, tmp_path)
     assert (tmp_path / "checkpoints" / "4").is_dir()
 
 
 def test_a_work_directory_that_cannot_be_written_is_refused(tiny_config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
-        train.train_and_evaluate(tiny_config, tmp_path / "file")
+        loop.train_and_evaluate(tiny_config, tmp_path / "file")
 
 
 def test_latest_and_best_checkpoints_are_kept_and_nan_is_never_best(tiny_config, tmp_path):
-    from segjax import setup
-    from segjax import state as state_lib
-    from segjax.parallel import Parallel
+    from segjax.run import state as state_lib
+    from segjax.runtime.devices import Parallel
+    from segjax.training import build
 
-    functions = setup.build(tiny_config, Parallel("jit"), 3, np.ones(3), total_steps=10)
+    functions = build.build(tiny_config, Parallel("jit"), 3, np.ones(3), total_steps=10)
     fresh = jax.device_get(state_lib.create(functions.model, functions.optimizer, 0))
     checkpoints = Checkpoints(tmp_path)
     for step, score in ((1, 0.5), (2, 0.7), (3, float("nan")), (4, 0.6)):
@@ -200,7 +202,7 @@ def test_a_few_images_are_overfitted(tiny_config, tmp_path):
     tiny_config.optim.learning_rate = 3e-3
     tiny_config.augment.scale = (1.0, 1.0)
     tiny_config.augment.flip_horizontal = False
-    train.train_and_evaluate(tiny_config, tmp_path)
+    loop.train_and_evaluate(tiny_config, tmp_path)
     assert evaluate.evaluate_run(tmp_path, "train")["mean_iou"] > 0.9
 
 
@@ -210,7 +212,7 @@ def test_examples_kept_on_the_devices_make_the_batches_that_are_loaded(mode, tin
     batches = {}
     for place, gigabytes in (("devices", 1.0), ("host", 0.0)):
         tiny_config.data.device_gb = gigabytes
-        run = train.Run(tiny_config, tmp_path / place)
+        run = loop.Run(tiny_config, tmp_path / place)
         # The second batch of the second epoch: shuffled anew.
         batch = next(itertools.islice(run.batches(), 5, None))
         assert ("image" in batch) == (place == "host")

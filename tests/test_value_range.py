@@ -11,12 +11,13 @@ from test_check import config_of
 from test_masks import by_tifffile
 
 from configs import common
-from segjax import export, models, networks, predict
+from segjax import export, models, predict
 from segjax.data.builders.base import record
 from segjax.data.check import check, format_report
-from segjax.data.datasets import LabelTable
+from segjax.data.label_table import LabelTable
 from segjax.data.sources import build_source
 from segjax.errors import ConfigError, DataError
+from segjax.inference import networks
 
 TABLE = LabelTable.of_names(["background", "cell"])
 MASK = np.array([[0, 1, 1, 255], [0, 1, 1, 255]], np.uint8)

@@ -7,7 +7,8 @@ import pytest
 from test_export import drawn, write_run
 from test_scored import TABLE, write_images
 
-from segjax import export, models, networks
+from segjax import export, models
+from segjax.inference import networks
 
 
 @pytest.fixture

@@ -18,10 +18,11 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from segjax import predict, predictor, video
-from segjax.data.datasets import LabelTable
+from segjax import predict
+from segjax.data.label_table import LabelTable
 from segjax.errors import ConfigError, DataError
-from segjax.networks import Network
+from segjax.inference import predictor, video
+from segjax.inference.networks import Network
 
 TABLE = LabelTable.of_names(["dark", "bright"])
 BRIGHT, DARK = (200, 100, 50), (40, 100, 220)  # by their red, so that BGR would be told apart

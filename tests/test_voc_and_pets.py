@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from segjax.data.builders.voc2012 import ARCHIVE, Voc2012
-from segjax.data.datasets import TABLES, VOID
 from segjax.data.division import draw
+from segjax.data.label_table import TABLES, VOID
 from segjax.data.prepare import build
 from segjax.data.sources import build_source, has_split
 from segjax.errors import DataError

@@ -19,9 +19,9 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from configs import camvid, quickstart  # noqa: E402
-from segjax import setup  # noqa: E402
-from segjax.parallel import Parallel  # noqa: E402
-from segjax.report import write_json  # noqa: E402
+from segjax.runtime.devices import Parallel  # noqa: E402
+from segjax.runtime.files import write_json  # noqa: E402
+from segjax.training import build  # noqa: E402
 
 STEPS = 20
 CHANNELS = {
@@ -39,9 +39,9 @@ def measure(channels: tuple[int, ...] | None) -> dict[str, float]:
     if channels:
         config.gan.objective, config.gan.channels = "hinge", channels
     devices = Parallel(config.parallel, jax.devices()[:1])
-    functions = setup.build(config, devices, 11, np.ones(11), total_steps=1000)
+    functions = build.build(config, devices, 11, np.ones(11), total_steps=1000)
     step = functions.gan.step if functions.gan else functions.train_step
-    state = devices.replicate(setup.create_state(functions, 11, 0))
+    state = devices.replicate(build.create_state(functions, 11, 0))
     rng = np.random.default_rng(0)
     shape = (config.batch_size, *config.data.size)
     batch = devices.shard(

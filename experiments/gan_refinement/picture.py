@@ -18,11 +18,12 @@ from matplotlib.figure import Figure
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from segjax import setup, workdir  # noqa: E402
-from segjax.checkpoint import Checkpoints  # noqa: E402
 from segjax.data import check  # noqa: E402
-from segjax.evaluator import evaluate  # noqa: E402
-from segjax.parallel import Parallel  # noqa: E402
+from segjax.evaluation.evaluator import evaluate  # noqa: E402
+from segjax.run import workdir  # noqa: E402
+from segjax.run.checkpoints import Checkpoints  # noqa: E402
+from segjax.runtime.devices import Parallel  # noqa: E402
+from segjax.training import build  # noqa: E402
 
 SHARE = 0.4  # of height and width that a part shows
 FLAGS = flags.FLAGS
@@ -37,14 +38,14 @@ def predictions(folder: Path) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]
     config, table, counts = workdir.load(folder)
     devices = Parallel("jit")
     data = check.check(config.data, splits=("test",), cache=folder.parent / "test_data.json")
-    functions = setup.build(config, devices, len(table.names), counts, total_steps=1)
+    functions = build.build(config, devices, len(table.names), counts, total_steps=1)
     checkpoints = Checkpoints(folder)
-    like = setup.create_state(functions, len(table.names), 0).ema
+    like = build.create_state(functions, len(table.names), 0).ema
     variables = checkpoints.restore_ema(like, checkpoints.find("best"))
     checkpoints.close()
     return evaluate(
         devices.replicate(variables),
-        setup.eval_examples(config, "test", data),
+        build.eval_examples(config, "test", data),
         step=functions.eval_step,
         loss=functions.loss,
         logits=functions.logits,

@@ -16,7 +16,7 @@ from absl import app, flags
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from segjax.report import write_json  # noqa: E402
+from segjax.runtime.files import write_json  # noqa: E402
 
 SCORES = {
     "mean_iou": "mIoU",

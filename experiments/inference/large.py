@@ -22,8 +22,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
-from segjax.fitting import TILE  # noqa: E402
-from segjax.report import write_json  # noqa: E402
+from segjax.data.fitting import TILE  # noqa: E402
+from segjax.runtime.files import write_json  # noqa: E402
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "A run; with data.fit=pad it cuts tiles.", required=True)

@@ -22,13 +22,15 @@ from tqdm import tqdm
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from segjax import export, iou, networks  # noqa: E402
+from segjax import export  # noqa: E402
 from segjax.data import check  # noqa: E402
 from segjax.data.pipeline import resize_image  # noqa: E402
 from segjax.data.sources import Source  # noqa: E402
-from segjax.networks import Network  # noqa: E402
-from segjax.predictor import Predictor  # noqa: E402
-from segjax.report import write_json  # noqa: E402
+from segjax.evaluation import iou  # noqa: E402
+from segjax.inference import networks  # noqa: E402
+from segjax.inference.networks import Network  # noqa: E402
+from segjax.inference.predictor import Predictor  # noqa: E402
+from segjax.runtime.files import write_json  # noqa: E402
 
 TTA = {"flip": ["flip"], "flip, 0.75, 1.25": ["flip", "0.75", "1.25"]}
 BATCHES = (1, 8)

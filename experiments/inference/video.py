@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
-from segjax.report import write_json  # noqa: E402
+from segjax.runtime.files import write_json  # noqa: E402
 
 RATE = 15
 FLAGS = flags.FLAGS

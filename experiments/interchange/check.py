@@ -25,8 +25,9 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from configs import common  # noqa: E402
-from segjax import interchange, models, pretrained  # noqa: E402
-from segjax.report import write_json  # noqa: E402
+from segjax import models  # noqa: E402
+from segjax.runtime.files import write_json  # noqa: E402
+from segjax.weights import mapping, pretrained  # noqa: E402
 
 FILES = {
     "torchvision": ("weights.pth",),
@@ -105,7 +106,7 @@ def check_writing(folder: Path, upsample: str) -> dict[str, dict]:
     """segjax's logits against those of SMP with the weights that segjax wrote."""
     model, variables, config = load(folder / "weights.pth", 1.0, upsample)
     file = folder / f"{upsample}.safetensors"
-    interchange.write(file, variables, config, metadata={})
+    mapping.write(file, variables, config, metadata={})
     ask("read", file, folder)
     theirs = dict(np.load(folder / "outputs.npz"))
     ours = outputs_of(model, variables, theirs["image"])
@@ -114,7 +115,7 @@ def check_writing(folder: Path, upsample: str) -> dict[str, dict]:
 
 def wrong_conventions() -> dict[str, dict]:
     """What Keras's weights compute with one convention of PyTorch: how much the check sees."""
-    imagenet = {name: interchange.TORCH[name] for name in ("mean", "std")}
+    imagenet = {name: mapping.TORCH[name] for name in ("mean", "std")}
     with TemporaryDirectory() as folder:
         ask("keras", folder, "--width=1.0")
         theirs = dict(np.load(Path(folder) / "outputs.npz"))

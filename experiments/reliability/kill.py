@@ -28,8 +28,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
-from segjax.report import write_json  # noqa: E402
-from segjax.train import Run  # noqa: E402
+from segjax.runtime.files import write_json  # noqa: E402
+from segjax.training.loop import Run  # noqa: E402
 
 CONFIG = {
     "data.size": "(32,32)",

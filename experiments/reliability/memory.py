@@ -19,8 +19,8 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from configs import quickstart  # noqa: E402
-from segjax import train  # noqa: E402
-from segjax.report import write_json  # noqa: E402
+from segjax.runtime.files import write_json  # noqa: E402
+from segjax.training import loop  # noqa: E402
 
 WARM_UP = 5  # epochs
 
@@ -35,7 +35,7 @@ def main(_: list[str]) -> None:
     config = quickstart.get_config()
     config.data.update(num_train=800, num_val=40)
     config.batch_size, config.num_epochs = 8, 20
-    sizes, saving, end_epoch, save = [], [], train._end_epoch, train.Run.save
+    sizes, saving, end_epoch, save = [], [], loop._end_epoch, loop.Run.save
 
     def measured(*arguments: object) -> None:
         end_epoch(*arguments)
@@ -46,10 +46,10 @@ def main(_: list[str]) -> None:
         save(*arguments)
         saving.append(time.perf_counter() - begin)
 
-    train._end_epoch, train.Run.save = measured, timed
+    loop._end_epoch, loop.Run.save = measured, timed
     with TemporaryDirectory() as folder:
         begin = time.perf_counter()
-        state, _ = train.train_and_evaluate(config, folder)
+        state, _ = loop.train_and_evaluate(config, folder)
         seconds = time.perf_counter() - begin
         files = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
         checkpoints = len(list(Path(folder).glob("checkpoints/*")))

@@ -25,9 +25,9 @@ from absl import app, flags
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from segjax import processor  # noqa: E402
-from segjax.models import convolutions, norm  # noqa: E402
-from segjax.report import write_json  # noqa: E402
+from segjax.models.layers.blocks import convolutions, norm  # noqa: E402
+from segjax.runtime import process  # noqa: E402
+from segjax.runtime.files import write_json  # noqa: E402
 
 BATCH, ROUNDS = 8, 10
 FLAGS = flags.FLAGS
@@ -118,8 +118,8 @@ def measured(forms: dict[str, Callable], shapes: list[tuple[int, ...]]) -> dict[
 
 
 def main(_: list[str]) -> None:
-    processor.start_anew(__file__)
-    processor.use_kept_memory()
+    process.start_anew(__file__)
+    process.use_kept_memory()
     result = {}
     for kind in FLAGS.kinds:
         rows = [measured(forms, shapes) for forms, shapes in cases()[kind]]

@@ -27,7 +27,7 @@ from absl import flags
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from segjax import cli, processor  # noqa: E402
+from segjax.runtime import cli, process  # noqa: E402
 
 cli.define_config()
 FLAGS = flags.FLAGS
@@ -80,20 +80,20 @@ def peer_epoch(peer: str, config: object) -> dict[str, float]:
 
 
 def main() -> None:
-    from segjax import train
-    from segjax.report import write_json
+    from segjax.runtime.files import write_json
+    from segjax.training import loop
 
-    processor.use_kept_memory()
+    process.use_kept_memory()
 
     config = cli.config().copy_and_resolve_references()
     config.num_epochs = config.eval.every_epochs = FLAGS.epochs
     rates = Rates()
-    logging.getLogger("segjax.progress").addHandler(rates)
+    logging.getLogger("segjax.run.progress").addHandler(rates)
     with TemporaryDirectory() as folder:
-        run = train.Run(config, Path(folder) / "bare")
+        run = loop.Run(config, Path(folder) / "bare")
         config.log_every = max(1, run.steps_per_epoch // 3)
         bare = [bare_rate(run, config.log_every)]
-        train.train_and_evaluate(config, Path(folder) / "run")
+        loop.train_and_evaluate(config, Path(folder) / "run")
         bare.append(bare_rate(run, config.log_every))
         run.checkpoints.close()
     steady = np.array(rates.lines)

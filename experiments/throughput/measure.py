@@ -31,9 +31,10 @@ from absl import app, flags  # noqa: E402
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from configs import camvid  # noqa: E402
-from segjax import processor, setup  # noqa: E402
-from segjax.models import layers  # noqa: E402
-from segjax.parallel import Parallel  # noqa: E402
+from segjax.models.layers.blocks import blocks  # noqa: E402
+from segjax.runtime import process  # noqa: E402
+from segjax.runtime.devices import Parallel  # noqa: E402
+from segjax.training import build  # noqa: E402
 
 CLASSES = 11
 FLAGS = flags.FLAGS
@@ -80,7 +81,7 @@ def for_scale(step: Any, flops: float, dtype: str) -> dict[str, float]:
 
 def plain_flops(train_step: Any, state: Any, batch: Any) -> float:
     """Of a step of plain convolutions, the same whatever form they are computed in."""
-    with nn.intercept_methods(layers.as_convolution):
+    with nn.intercept_methods(blocks.as_convolution):
         jax.clear_caches()  # or the step that was traced before would be counted
         return train_step.lower(state, batch).cost_analysis()["flops"]
 
@@ -105,8 +106,8 @@ def measure() -> dict[str, Any]:
     config.model.decoder_channels = tuple(map(int, FLAGS.decoder))
     config.loss.dice = 0.0  # cross entropy alone, as the peer
     devices = Parallel(FLAGS.parallel)
-    functions = setup.build(config, devices, CLASSES, np.ones(CLASSES), total_steps=10_000)
-    state = devices.replicate(setup.create_state(functions, CLASSES, 0))
+    functions = build.build(config, devices, CLASSES, np.ones(CLASSES), total_steps=10_000)
+    state = devices.replicate(build.create_state(functions, CLASSES, 0))
     batch = devices.shard(make_batch())
 
     begin = time.perf_counter()
@@ -149,10 +150,10 @@ def peak_mib(device: jax.Device) -> float:
 
 
 def main(_: list[str]) -> None:
-    processor.use_kept_memory()
+    process.use_kept_memory()
     if FLAGS.devices:
         jax.config.update("jax_num_cpu_devices", FLAGS.devices)
-    plain = nn.intercept_methods(layers.as_convolution) if FLAGS.plain else nullcontext()
+    plain = nn.intercept_methods(blocks.as_convolution) if FLAGS.plain else nullcontext()
     with plain:
         print(json.dumps(measure()))
 

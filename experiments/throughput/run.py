@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from segjax import processor  # noqa: E402
-from segjax.report import write_json  # noqa: E402
+from segjax.runtime import process  # noqa: E402
+from segjax.runtime.files import write_json  # noqa: E402
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("peer", None, "A Python with torch and segmentation-models-pytorch.")
@@ -44,7 +44,7 @@ RATES = ("train_images_per_s", "infer_images_per_s")
 def measured(command: list[str], cache: str) -> dict[str, float]:
     """The JSON line that a process ends with; `cache` keeps what it compiles."""
     # What segjax.main sets by itself; the peer gets it too, as far as it is not JAX's alone.
-    environment = os.environ | processor.settings() | {"JAX_COMPILATION_CACHE_DIR": cache}
+    environment = os.environ | process.settings() | {"JAX_COMPILATION_CACHE_DIR": cache}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 

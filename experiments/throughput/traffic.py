@@ -19,8 +19,8 @@ from absl import app, flags
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from configs import camvid
-from segjax import setup
-from segjax.parallel import AXIS, Parallel
+from segjax.runtime.devices import AXIS, Parallel
+from segjax.training import build
 
 CLASSES = 11
 FLAGS = flags.FLAGS
@@ -48,8 +48,8 @@ def main(_: list[str]) -> None:
     config.parallel = "pmap"
     height, width = config.data.size
     devices = Parallel(config.parallel)
-    functions = setup.build(config, devices, CLASSES, np.ones(CLASSES), total_steps=100)
-    state = devices.replicate(setup.create_state(functions, CLASSES, 0))
+    functions = build.build(config, devices, CLASSES, np.ones(CLASSES), total_steps=100)
+    state = devices.replicate(build.create_state(functions, CLASSES, 0))
     batch = devices.shard(
         {
             "image": np.zeros((config.batch_size, height, width, 3), np.uint8),

@@ -21,8 +21,9 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from configs import camvid, quickstart  # noqa: E402
-from segjax import evaluate, train  # noqa: E402
-from segjax.report import write_json  # noqa: E402
+from segjax import evaluate  # noqa: E402
+from segjax.runtime.files import write_json  # noqa: E402
+from segjax.training import loop  # noqa: E402
 
 ARMS = ("scratch", "shapes")
 # Every n-th training image, and the epochs that make about as many updates of any number of them.
@@ -96,7 +97,7 @@ def main(_: list[str]) -> None:
     runs, content = Path(FLAGS.runs), {}
     source = runs / "pretrained"
     if not (source / "report" / "val.json").exists():
-        train.train_and_evaluate(shapes_config(), source)
+        loop.train_and_evaluate(shapes_config(), source)
     for seed in map(int, FLAGS.seeds):
         for share, (every, epochs) in SHARES.items():
             root = share_of(Path(FLAGS.root), every, runs / "data" / str(share))
@@ -106,7 +107,7 @@ def main(_: list[str]) -> None:
                     folder = runs / f"{share}_{seed}_{arm}"
                     start = str(source) if arm == "shapes" else ""
                     config = camvid_config(root, epochs, seed, start)
-                    val = train.train_and_evaluate(config, folder)[1]
+                    val = loop.train_and_evaluate(config, folder)[1]
                     write_json(path, {"val": val, "test": evaluate.evaluate_run(folder, "test")})
                 content[share, seed, arm] = json.loads(path.read_text())
     print_table(content)

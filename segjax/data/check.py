@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax import cli
 from segjax.data import decode, values
 from segjax.data.counting import count
 from segjax.data.counts import Report, format_report, read_cache, write_cache
-from segjax.data.datasets import BINARY_HINT, load_table
 from segjax.data.folders import Found, find_pairs, names_of
+from segjax.data.label_table import BINARY_HINT, load_table
 from segjax.data.problems import Problems, some
 from segjax.data.sources import Source, Subset, build_source, has_split, value_range
 from segjax.errors import ConfigError, DataError
-from segjax.files import expanded
+from segjax.runtime import cli
+from segjax.runtime.files import expanded
 
 
 def check(

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from segjax.data import values
 from segjax.data.counts import Report
-from segjax.data.datasets import VOID
 from segjax.data.decode import Stored
+from segjax.data.label_table import VOID
 from segjax.data.problems import Problems, some
 from segjax.data.sources import Source
 from segjax.errors import DataError

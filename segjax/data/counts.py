@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from segjax.data import values
-from segjax.data.datasets import VOID, LabelTable
+from segjax.data.label_table import VOID, LabelTable
 
 
 @dataclass

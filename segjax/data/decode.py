@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segjax.data import plain, raster, readers, tiff
-from segjax.data.datasets import LabelTable
-from segjax.data.raster import Raster, Refused
+from segjax.data.formats import plain, raster, readers, tiff
+from segjax.data.formats.raster import Raster, Refused
+from segjax.data.label_table import LabelTable
 from segjax.errors import DataError
 
 SUFFIXES = {

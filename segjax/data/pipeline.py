@@ -15,10 +15,10 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax.data.datasets import VOID
+from segjax.data.fitting import FILL, Fit, pad, padded_shape, resize_image
+from segjax.data.label_table import VOID
 from segjax.data.sources import Source, Subset
 from segjax.errors import ConfigError
-from segjax.fitting import FILL, Fit, pad, padded_shape, resize_image
 
 FITS = ("resize", "pad")
 MAX_LOGITS = 2**28  # of a batch of an evaluation: 1 GiB, however large the images are

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from segjax.data import link
 from segjax.errors import ConfigError, SegjaxError
-from segjax.files import expand_argument
+from segjax.runtime.files import expand_argument
 
 BUILT = {"camvid": "camvid", "voc2012": "voc", "oxford_pets": "oxford_pets"}  # label tables
 LINKED = ("cityscapes", "ade20k")

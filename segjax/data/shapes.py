@@ -9,7 +9,7 @@ import colorsys
 
 import numpy as np
 
-from segjax.data.datasets import LabelTable
+from segjax.data.label_table import LabelTable
 
 SHAPES = ("disk", "square", "triangle", "cross", "ring")
 TEXTURES = ("plain", "stripes", "checks", "dots")

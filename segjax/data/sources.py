@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax.data.datasets import LabelTable, load_table
 from segjax.data.decode import Example, Stored, decode_example
 from segjax.data.folders import Pair, find_pairs, has_folder_split
+from segjax.data.label_table import LabelTable, load_table
 from segjax.errors import ConfigError, DataError
-from segjax.files import expand
+from segjax.runtime.files import expand
 
 
 class Source(Protocol):

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.layers import EPSILON, ConvNormAct, identity
+from segjax.models.layers.blocks import EPSILON, ConvNormAct, identity
 
 # (expansion, channels, repeats, stride of the first): table 2 of the paper.
 STAGES = (

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.layers import (
+from segjax.models.layers.blocks import (
     ConvNormAct,
     UpsampleConvNormAct,
     UpsampleTranspose,

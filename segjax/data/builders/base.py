@@ -10,9 +10,9 @@ import cv2
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from segjax.data.datasets import TABLES
 from segjax.data.decode import decode_example, decode_mask, read
 from segjax.data.folders import Pair
+from segjax.data.label_table import TABLES
 from segjax.errors import DataError
 
 JPEG = b"\xff\xd8"  # how such a file begins
@@ -26,7 +26,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    TABLE: ClassVar[str]  # of segjax.data.datasets.TABLES
+    TABLE: ClassVar[str]  # of segjax.data.label_table.TABLES
     RAW_NAMES: ClassVar[Sequence[str]]  # of the mask values 0, 1, …, for other readers of TFDS
     HOMEPAGE: ClassVar[str]
 

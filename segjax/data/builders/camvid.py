@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from segjax.data.builders.base import SegmentationBuilder
-from segjax.data.datasets import TABLES
 from segjax.data.folders import Pair, pair_files
+from segjax.data.label_table import TABLES
 
 
 class Camvid(SegmentationBuilder):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from segjax.data.folders import Pair
 from segjax.errors import DataError
-from segjax.files import read_text
+from segjax.runtime.files import read_text
 
 
 def read_names(path: Path, structure: str) -> list[str]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from segjax.data.builders.base import SegmentationBuilder
 from segjax.data.builders.lists import listed_pairs, read_names
-from segjax.data.datasets import TABLES
 from segjax.data.folders import Pair
+from segjax.data.label_table import TABLES
 from segjax.errors import DataError
 
 ARCHIVE = "VOCtrainval_11-May-2012.tar"

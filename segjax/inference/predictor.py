@@ -1,0 +1,117 @@
+"""A trained network, applied: an image of any size in, its class ids out, at the image's own size.
+
+    model = predictor.load("runs/camvid-cpu")
+    label = model.label(image)  # image: uint8 [H, W, 3] RGB
+    picture = model.overlay(image, label)
+
+Files of other kinds become such images as in training, `config.data.value_range` included, by
+`decode.decode_image(path.read_bytes(), str(path), model.network.value_range)`.
+
+What the network sees of an image is the evaluator's (`segjax.data.fitting`). Scores are kept of a
+band of rows at a time, so that an image may be far larger than all its scores would allow.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segjax.data.fitting import Finish, Fit
+from segjax.inference import networks
+from segjax.inference.networks import Network
+from segjax.runtime.files import expand
+
+
+def load(path: str | Path, checkpoint: str = "best", tta: Sequence[str] = ()) -> "Predictor":
+    """The network of a work directory, or of a file that segjax.export wrote.
+
+    Args:
+      checkpoint: best (by validation mIoU) or latest, of a work directory.
+      tta: what scores are averaged over, see `tta.averaged`: ("flip", "0.75").
+    """
+    path = Path(expand(str(path)))
+    if path.is_file():
+        network, _ = networks.read_file(path)
+    else:
+        network = networks.restore(path, checkpoint).network()
+    return Predictor(networks.averaged(network, tta) if tta else network)
+
+
+def classes(logits: jax.Array) -> jax.Array:
+    """Class ids, uint8 [H, W], of logits [H, W, C]."""
+    return logits.argmax(-1).astype(jnp.uint8)
+
+
+def _classes_and_probabilities(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return classes(logits), jax.nn.softmax(logits).astype(jnp.float16)
+
+
+class Predictor:
+    """A network that takes images of any size."""
+
+    def __init__(self, network: Network) -> None:
+        self.network, self.table = network, network.table
+        self.fit = Fit(network.size, network.resizes, network.fixed_size)
+
+    def label(self, image: np.ndarray) -> np.ndarray:
+        """Class ids, uint8 [H, W], of an image, uint8 [H, W, 3] RGB."""
+        return joined(self._bands(image, classes), np.empty(image_shape(image), np.uint8))
+
+    def probabilities(self, image: np.ndarray) -> np.ndarray:
+        """Class probabilities, float16 [H, W, C], of an image, uint8 [H, W, 3] RGB."""
+        return self.label_and_probabilities(image)[1]
+
+    def label_and_probabilities(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Both, of one pass through the network."""
+        label = np.empty(image_shape(image), np.uint8)
+        probabilities = np.empty((*label.shape, len(self.table.names)), np.float16)
+        return joined(self._bands(image, _classes_and_probabilities), (label, probabilities))
+
+    def overlay(
+        self, image: np.ndarray, label: np.ndarray, opacity: float = 0.5, contours: bool = False
+    ) -> np.ndarray:
+        """The image with its classes' colours laid over it, uint8 [H, W, 3].
+
+        The background (`LabelTable.background`) stays as it is.
+
+        Args:
+          opacity: of the colours, 0 to 1.
+          contours: also outline the classes, in their full colours.
+        """
+        colors = self.table.palette[label]
+        picture = cv2.addWeighted(image, 1 - opacity, colors, opacity, 0)
+        shown = label != self.table.background  # everywhere, if that is None
+        if contours:
+            width = 1 + 2 * max(1, min(label.shape) // 200)
+            edges = cv2.morphologyEx(label, cv2.MORPH_GRADIENT, np.ones((width, width), np.uint8))
+            picture = np.where((edges > 0)[..., None], colors, picture)
+        return np.where(shown[..., None], picture, image)
+
+    def _bands(self, image: np.ndarray, finish: Finish) -> Iterator[tuple[int, Any]]:
+        return self.fit.bands(self.network.logits, image, len(self.table.names), finish)
+
+
+def joined(bands: Iterable[tuple[int, Any]], out: Any) -> Any:
+    """Writes the bands of `fitting.Fit.bands` into arrays [H, W, ...], and returns these."""
+
+    def write(top: int, out: np.ndarray, band: jax.Array) -> None:
+        rows = out[top : top + len(band)]
+        rows[:] = np.asarray(band)[: len(rows), : rows.shape[1]]
+
+    for top, band in bands:
+        jax.tree.map(partial(write, top), out, band)
+    return out
+
+
+def image_shape(image: np.ndarray) -> tuple[int, int]:
+    """Height and width; TypeError or ValueError for what is no image."""
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"an image is a NumPy array, uint8 [H, W, 3] RGB, not {type(image)}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"an image is uint8 [H, W, 3] RGB, not {image.dtype} {image.shape}")
+    return image.shape[:2]

@@ -1,0 +1,182 @@
+"""What a work directory remembers of its run: the configuration and the label table.
+
+With config.json and classes.json in place, evaluation, prediction and export need no --config.
+"""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from segjax.data.counts import Report
+from segjax.data.label_table import LabelTable
+from segjax.errors import ConfigError, DataError
+from segjax.runtime.files import expand_config, read_text, write_json
+
+log = logging.getLogger(__name__)
+# Fields that change where and how fast a run goes, not what it computes.
+FREE = {
+    "parallel",
+    "log_every",
+    "checkpoint_minutes",
+    "data.root",
+    "data.num_threads",
+    "data.cache_gb",
+    "data.device_gb",
+    "eval.num_pictures",
+}
+
+
+# Fields that came later, with the values that give what the runs without them were.
+LATER = {
+    "checkpoint_minutes": 0.0,
+    "model.norm_epsilon": 1e-5,
+    "model.padding": "symmetric",
+    "pretrained.path": "",
+    "pretrained.head": "keep",
+    "pretrained.channels": "",
+    "data.folds": 0,
+    "data.fold": 0,
+    "data.divide": "thresholds",
+    "data.subfolders": False,
+    "data.value_range": [],
+    "optim.sgd_decay": "decoupled",
+}
+
+
+# Those of them whose default is another today.
+DEFAULTS = {"data.divide": "shares", "data.subfolders": True, "optim.sgd_decay": "l2"}
+
+
+def _read_config(workdir: Path) -> dict:
+    config = _read_json(workdir / "config.json")
+    for field, value in LATER.items():
+        *sections, name = field.split(".")
+        section = config
+        for part in sections:
+            section = section.setdefault(part, {})
+        section.setdefault(name, value)
+    expand_config(config)
+    return config
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise DataError(f"{path} is missing; train first, or correct --workdir")
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, DataError) as error:
+        raise DataError(
+            f"{path} is damaged ({error}); restore it, or use another --workdir"
+        ) from error
+
+
+def _flatten(tree: dict, prefix: str = "") -> dict[str, object]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def as_json(config: ConfigDict) -> dict:
+    """The configuration as config.json holds it."""
+    return json.loads(config.to_json_best_effort())
+
+
+def deciding_fields(config: ConfigDict) -> dict:
+    """The fields of a configuration that decide what a run computes."""
+    fields = _flatten(as_json(config))
+    return {name: value for name, value in sorted(fields.items()) if name not in FREE}
+
+
+def as_trained(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The configuration, with what an earlier version trained the run with in place of defaults.
+
+    So the command that trained a run resumes it, although a default is another now.
+    """
+    if not holds_checkpoints(workdir):
+        return config
+    config, held = config.copy_and_resolve_references(), _flatten(_read_config(workdir))
+    for field, default in DEFAULTS.items():
+        section, name = field.split(".")
+        if held[field] == LATER[field] and config[section][name] == default:
+            log.info("config.%s = %r, as the run was trained", field, held[field])
+            config[section][name] = held[field]
+    return config
+
+
+def holds_checkpoints(workdir: Path) -> bool:
+    """Whether something is saved in a work directory."""
+    return any(workdir.glob("checkpoints/*"))
+
+
+def require_same_run(workdir: Path, config: ConfigDict) -> None:
+    """Raises ConfigError where the directory holds checkpoints of another configuration."""
+    if not (workdir / "config.json").exists() or not holds_checkpoints(workdir):
+        return
+    held, new = _flatten(_read_config(workdir)), _flatten(as_json(config))
+    changed = [
+        f"{field} was {held.get(field)!r}, is {new.get(field)!r}"
+        for field in sorted(held.keys() | new.keys())
+        if held.get(field) != new.get(field) and field not in FREE
+    ]
+    if changed:
+        raise ConfigError(
+            f"--workdir {workdir} holds a run of another configuration: {'; '.join(changed)}. "
+            "Choose another --workdir, or give the fields their old values to resume"
+        )
+
+
+def require_same_data(workdir: Path, table: LabelTable, pixel_counts: np.ndarray) -> None:
+    """Raises ConfigError where the directory holds checkpoints that saw other data."""
+    if not (workdir / "pixel_counts.json").exists() or not holds_checkpoints(workdir):
+        return
+    _, held, counts = load(workdir)
+    if held != table or counts.tolist() != pixel_counts.tolist():
+        raise ConfigError(
+            f"--workdir {workdir} holds a run that was trained on other data: the label table "
+            "or the training pixels differ. Choose another --workdir, or restore the data"
+        )
+
+
+def require_division(workdir: Path, divided: dict[str, str]) -> None:
+    """Raises ConfigError where a folder is divided otherwise than when the run was trained.
+
+    divided: of `check.Report`.
+    """
+    path = workdir / "splits.json"  # missing in runs of earlier versions: divided by thresholds
+    held = _read_json(path) if path.exists() and holds_checkpoints(workdir) else {}
+    moved = [split for split in divided if held.get(split, divided[split]) != divided[split]]
+    if moved:
+        raise ConfigError(
+            f"the run of --workdir {workdir} was trained on one folder, divided by shares; images "
+            f"were added, removed or renamed since, and {' and '.join(moved)} would be others "
+            "(perhaps with images that were trained on). Restore the folder, or train anew in "
+            "another --workdir; to add images later, put them into ROOT/{train,val,test}, or set "
+            "config.data.divide=thresholds"
+        )
+
+
+def save(workdir: Path, config: ConfigDict, data: Report) -> None:
+    """Writes config.json and, of the checked data, classes.json, pixel_counts.json, splits.json.
+
+    The training split's pixels per class are what class weights are made of.
+    """
+    write_json(workdir / "config.json", as_json(config))
+    write_json(workdir / "classes.json", json.loads(data.table.to_json()))
+    counts = dict(zip(data.table.names, data.pixel_counts["train"].tolist(), strict=True))
+    write_json(workdir / "pixel_counts.json", counts)
+    write_json(workdir / "splits.json", data.divided)
+
+
+def load(workdir: Path) -> tuple[ConfigDict, LabelTable, np.ndarray]:
+    """Configuration, label table and training pixels per class; DataError where there is no run."""
+    config = _read_config(workdir)
+    table, counts = (_read_json(workdir / name) for name in ("classes.json", "pixel_counts.json"))
+    table = LabelTable.from_json(json.dumps(table), str(workdir / "classes.json"))
+    return ConfigDict(config), table, np.array(list(counts.values()))

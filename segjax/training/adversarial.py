@@ -1,0 +1,115 @@
+"""The adversarial part of training: what the discriminator sees, objectives, and their weight."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from segjax.errors import ConfigError
+from segjax.runtime.devices import global_sum
+
+# The discriminator's loss where it cannot tell real from fake.
+CHANCE = {"vanilla": 0.693, "lsgan": 0.25, "hinge": 1.0}
+WON = 0.05  # of CHANCE: below, its gradient tells the segmenter little
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError for what cannot be trained with; `config` is `config.gan`."""
+    objectives = ("none", *CHANCE)
+    if config.objective not in objectives:
+        raise ConfigError(
+            f"config.gan.objective is {config.objective!r}; choose one of {objectives}"
+        )
+    for field in ("weight", "start_epoch", "ramp_epochs"):
+        if config[field] < 0:
+            raise ConfigError(f"config.gan.{field} is {config[field]}; it must be at least 0")
+    if not 0.5 < config.softening <= 1:
+        raise ConfigError(f"config.gan.softening is {config.softening}; it must be in (0.5, 1]")
+    if config.learning_rate <= 0:
+        raise ConfigError(f"config.gan.learning_rate is {config.learning_rate}; it must be above 0")
+    if not 0 <= config.momentum < 1:
+        raise ConfigError(f"config.gan.momentum is {config.momentum}; it must be in [0, 1)")
+
+
+def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The discriminator's: Adam with a constant learning rate, beta 1 as in Pix2Pix."""
+    return optax.adam(config.learning_rate, b1=config.momentum)
+
+
+def build_weight(config: ConfigDict, steps_per_epoch: int) -> Callable[[jax.Array], jax.Array]:
+    """λ as a function of the updates done: 0 up to the start, then a linear ramp to its value."""
+    start = config.start_epoch * steps_per_epoch
+    ramp = max(1, round(config.ramp_epochs * steps_per_epoch))
+    return lambda step: config.weight * jnp.clip((step - start + 1) / ramp, 0.0, 1.0)
+
+
+def has_won(objective: str, discriminator_loss: float) -> bool:
+    """True where the discriminator is so good that the segmenter cannot learn from it."""
+    return discriminator_loss < WON * CHANCE[objective]
+
+
+def mask_void(probabilities: jax.Array, label: jax.Array) -> jax.Array:
+    """Probabilities [B, H, W, C] with zeros at void, where the real ones have zeros as well."""
+    return probabilities * (label < probabilities.shape[-1])[..., None]
+
+
+def soften(label: jax.Array, probabilities: jax.Array, amount: float) -> jax.Array:
+    """One-hot labels that are no more certain than the segmenter could be; zeros at void.
+
+    The labelled class gets `amount`, or its probability where that is higher; the other classes
+    share the rest as the segmenter divides it. So an exact 0 or 1 gives nothing away. Luc et al.,
+    "Semantic Segmentation using Adversarial Networks", 2016, section 3.2 ("scaling"). An `amount`
+    of 1 gives plain one-hot labels.
+
+    Args:
+      label: integers [B, H, W].
+      probabilities: [B, H, W, C], the segmenter's.
+    """
+    target = jax.nn.one_hot(label, probabilities.shape[-1])
+    own = (probabilities * target).sum(-1, keepdims=True)
+    certain = jnp.maximum(own, amount)
+    others = probabilities * (1 - target)
+    rest = others * (1 - certain) / jnp.maximum(others.sum(-1, keepdims=True), 1e-6)
+    return mask_void(target * certain + rest, label)
+
+
+def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
+    return global_sum(x.sum(), axis_name) / global_sum(jnp.float32(x.size), axis_name)
+
+
+def discriminator_loss(
+    objective: str, real: jax.Array, fake: jax.Array, axis_name: str | None = None
+) -> jax.Array:
+    """Mean over the patches of the global batch, half for real and half for fake ones.
+
+    vanilla: Goodfellow et al. 2014; lsgan: Mao et al., ICCV 2017; hinge: Miyato et al., ICLR 2018.
+
+    Args:
+      real, fake: scores of any shape.
+    """
+    both = {
+        "vanilla": lambda: (jax.nn.softplus(-real), jax.nn.softplus(fake)),
+        "lsgan": lambda: ((real - 1) ** 2, fake**2),
+        "hinge": lambda: (jax.nn.relu(1 - real), jax.nn.relu(1 + fake)),
+    }[objective]()
+    return 0.5 * sum(_mean(x, axis_name) for x in both)
+
+
+def segmenter_loss(objective: str, fake: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """Low where the discriminator takes the segmenter's patches for real ones.
+
+    For vanilla the form that does not saturate, -log D; for lsgan without the paper's factor ½.
+    """
+    each = {
+        "vanilla": lambda: jax.nn.softplus(-fake),
+        "lsgan": lambda: (fake - 1) ** 2,
+        "hinge": lambda: -fake,
+    }[objective]()
+    return _mean(each, axis_name)
+
+
+def verdict(objective: str, scores: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """The mean D(·) of scores: a probability for vanilla, the score itself for the others."""
+    return _mean(jax.nn.sigmoid(scores) if objective == "vanilla" else scores, axis_name)

@@ -1,0 +1,114 @@
+"""Paired transforms of image and label, on the accelerator, inside the training step.
+
+Every example has its own key, so that the same example is transformed alike on any device. Images
+are interpolated, labels take the nearest pixel; both use the same half-pixel convention.
+"""
+
+import dm_pix
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from segjax.data.label_table import VOID
+from segjax.data.pipeline import FILL
+from segjax.errors import ConfigError
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError where a range of `config.augment` is none."""
+    scale = tuple(config.scale)
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+        raise ConfigError(f"config.augment.scale is {config.scale}; it must be 0 < low <= high")
+    for field in ("brightness", "contrast", "saturation", "hue", "gamma"):
+        if not 0 <= config[field] < 1:
+            raise ConfigError(f"config.augment.{field} is {config[field]}; it must be in [0, 1)")
+
+
+def scale_and_crop(
+    image: jax.Array,
+    label: jax.Array,
+    size: jax.Array,
+    scale: jax.Array,
+    position: jax.Array,
+    out: tuple[int, int],
+) -> tuple[jax.Array, jax.Array]:
+    """Scales an example and cuts a window out of it; where the window is larger, void surrounds it.
+
+    Args:
+      image: [H, W, 3]; label: uint8 [H, W]; size: int [2], the part of them that is not padding.
+      scale: float scalar, or [2] for height and width.
+      position: float [2] in [0, 1], from the window at the top left to the one at the bottom right.
+      out: height and width of the window.
+
+    Returns:
+      float32 [h, w, 3] and uint8 [h, w].
+    """
+    scale = jnp.broadcast_to(scale, (2,)).astype(jnp.float32)
+    offset = position * (size * scale - jnp.array(out))
+    image = jax.image.scale_and_translate(
+        image.astype(jnp.float32), (*out, 3), (0, 1), scale, -offset, "linear", antialias=True
+    )
+    rows, columns = (
+        jnp.floor((jnp.arange(out[axis]) + 0.5 + offset[axis]) / scale[axis]).astype(jnp.int32)
+        for axis in (0, 1)
+    )
+    rows_inside, columns_inside = (
+        (rows >= 0) & (rows < size[0]),
+        (columns >= 0) & (columns < size[1]),
+    )
+    inside = rows_inside[:, None] & columns_inside[None]
+    label = label.at[rows].get(mode="clip").at[:, columns].get(mode="clip")
+    image = jnp.where(inside[..., None], image, jnp.array([[FILL]], jnp.float32))
+    return image, jnp.where(inside, label, VOID).astype(jnp.uint8)
+
+
+def _photometric(key: jax.Array, image: jax.Array, config: ConfigDict) -> jax.Array:
+    """Random brightness, contrast, saturation, hue and gamma of an image [H, W, 3] in 0 … 255."""
+    keys = jax.random.split(key, 5)
+    image = image / 255
+    if config.brightness:
+        image = dm_pix.random_brightness(keys[0], image, config.brightness)
+    if config.contrast:
+        image = dm_pix.random_contrast(keys[1], image, 1 - config.contrast, 1 + config.contrast)
+    if config.saturation:
+        low, high = 1 - config.saturation, 1 + config.saturation
+        image = dm_pix.random_saturation(keys[2], image, low, high)
+    if config.hue:
+        image = dm_pix.random_hue(keys[3], image, config.hue)
+    if config.gamma:
+        low, high = 1 - config.gamma, 1 / (1 - config.gamma)
+        image = dm_pix.random_gamma(keys[4], image.clip(0, 1), low, high)
+    return image.clip(0, 1) * 255
+
+
+def augment_example(
+    key: jax.Array, example: dict[str, jax.Array], out: tuple[int, int], config: ConfigDict
+) -> tuple[jax.Array, jax.Array]:
+    """One example to image float32 [h, w, 3] in 0 … 255 and label uint8 [h, w], out = (h, w)."""
+    scale_key, position_key, flip_key, color_key = jax.random.split(key, 4)
+    low, high = config.scale
+    scale = low * (high / low) ** jax.random.uniform(scale_key)
+    position = jax.random.uniform(position_key, (2,))
+    image, label = scale_and_crop(
+        example["image"], example["label"], example["size"], scale, position, out
+    )
+    for axis, wanted in ((0, config.flip_vertical), (1, config.flip_horizontal)):
+        if wanted:
+            flip = jax.random.bernoulli(jax.random.fold_in(flip_key, axis))
+            image = jnp.where(flip, jnp.flip(image, axis), image)
+            label = jnp.where(flip, jnp.flip(label, axis), label)
+    return _photometric(color_key, image, config), label
+
+
+def augment(
+    seed: int, batch: dict[str, jax.Array], out: tuple[int, int], config: ConfigDict
+) -> tuple[jax.Array, jax.Array]:
+    """A training batch to images float32 [B, h, w, 3] and labels uint8 [B, h, w].
+
+    The key of an example is a function of `seed` and `batch["index"]` alone.
+    """
+    if "examples" in batch:
+        batch = batch | {name: array[batch["row"]] for name, array in batch["examples"].items()}
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(batch["index"])
+    examples = {name: batch[name] for name in ("image", "label", "size")}
+    return jax.vmap(lambda key, example: augment_example(key, example, out, config))(keys, examples)

@@ -1,0 +1,154 @@
+"""Losses of logits [B, H, W, C] against labels [B, H, W]; void pixels count for nothing.
+
+Every loss is a function of sums over pixels or images. The sums add up, over the devices of a
+training step (`parallel.global_sum`) and over the batches of an evaluation, and are divided once:
+so a loss means the same on any number of devices and, of a split, in batches of any size. All
+arithmetic is float32.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from segjax.errors import ConfigError
+from segjax.evaluation.loss import Loss
+
+
+def _one_hot(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """One-hot labels [B, H, W, C], all zero at void, and the mask of labelled pixels [B, H, W]."""
+    num_classes = logits.shape[-1]
+    return jax.nn.one_hot(label, num_classes), label < num_classes
+
+
+def cross_entropy(
+    class_weights: jax.Array | None = None, label_smoothing: float = 0.0, gamma: float = 0.0
+) -> Loss:
+    """Mean of -w_c (1 - p_c)^γ log p_c over labelled pixels, divided by the sum of the w_c.
+
+    γ = 0 is cross entropy; γ > 0 the focal loss (Lin et al., "Focal Loss for Dense Object
+    Detection", ICCV 2017, equation 5). Label smoothing shares a part of every label among all
+    classes.
+    """
+
+    def sums(logits: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
+        target, mask = _one_hot(logits, label)
+        log_p = jax.nn.log_softmax(logits)
+        weight = mask.astype(jnp.float32)
+        if class_weights is not None:
+            weight = target @ class_weights
+        smooth = optax.smooth_labels(target, label_smoothing) if label_smoothing else target
+        if gamma:
+            # Not 0: where p is 1, a power below 1 has an infinite slope.
+            smooth = smooth * jnp.maximum(1 - jnp.exp(log_p), 1e-6) ** gamma
+        loss = -(smooth * log_p).sum(-1)
+        return {"loss": (loss * weight).sum(), "weight": weight.sum()}
+
+    def value(sums: dict[str, jax.Array]) -> jax.Array:
+        return sums["loss"] / jnp.maximum(sums["weight"], 1e-6)
+
+    return Loss(sums, value)
+
+
+def _dice_sums(logits: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
+    target, mask = _one_hot(logits, label)
+    p = jax.nn.softmax(logits) * mask[..., None]
+    each = {"overlap": p * target, "predicted": p, "labelled": target}
+    return {name: x.sum((0, 1, 2)) for name, x in each.items()}
+
+
+def _dice_value(sums: dict[str, jax.Array]) -> jax.Array:
+    present = sums["labelled"] > 0
+    sizes = sums["predicted"] + sums["labelled"]
+    score = 2 * sums["overlap"] / jnp.maximum(sizes, 1e-6)
+    return jnp.sum((1 - score) * present) / jnp.maximum(present.sum(), 1)
+
+
+def dice() -> Loss:
+    """1 - mean over classes present of 2 Σ p·t / (Σ p + Σ t), sums over the global batch or split.
+
+    Milletari et al., "V-Net", 3DV 2016, per class, without squares.
+    """
+    return Loss(_dice_sums, _dice_value)
+
+
+def _lovasz_sums(logits: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
+    target, mask = _one_hot(logits, label)
+    batch, num_classes = logits.shape[0], logits.shape[-1]
+    errors = jnp.abs(target - jax.nn.softmax(logits)) * mask[..., None]
+    flat = [x.reshape(batch, -1, num_classes).swapaxes(1, 2) for x in (errors, target)]
+
+    def one_class(error: jax.Array, truth: jax.Array) -> jax.Array:
+        # Void pixels have error 0 and truth 0: they sort last and add nothing.
+        order = jnp.argsort(-jax.lax.stop_gradient(error))
+        truth = truth[order]
+        intersection = truth.sum() - jnp.cumsum(truth)
+        union = truth.sum() + jnp.cumsum(1 - truth)
+        jaccard = 1 - intersection / union
+        return error[order] @ jnp.diff(jaccard, prepend=0.0)
+
+    loss = jax.vmap(jax.vmap(one_class))(*flat)  # [B, C]
+    present = flat[1].any(-1)
+    classes = present.sum(-1)
+    per_image = (loss * present).sum(-1) / jnp.maximum(classes, 1)
+    return {"loss": per_image.sum(), "images": (classes > 0).sum().astype(jnp.float32)}
+
+
+def _lovasz_value(sums: dict[str, jax.Array]) -> jax.Array:
+    return sums["loss"] / jnp.maximum(sums["images"], 1)
+
+
+def lovasz() -> Loss:
+    """Lovász-softmax, per image, mean over the classes present in it, then over images.
+
+    Berman et al., "The Lovász-Softmax loss", CVPR 2018, equations 8 and 9 (`per_image=True`).
+    """
+    return Loss(_lovasz_sums, _lovasz_value)
+
+
+def median_frequency_weights(pixel_counts: jax.Array, cap: float = 10.0) -> jax.Array:
+    """Class weights median(f) / f_c, at most `cap`; 0 for a class without a pixel.
+
+    Eigen and Fergus, ICCV 2015, section 6.3.2, with frequencies over the whole training split.
+    """
+    counts = jnp.asarray(pixel_counts, jnp.float32)
+    median = jnp.nanmedian(jnp.where(counts > 0, counts, jnp.nan))
+    return jnp.where(counts > 0, jnp.minimum(median / jnp.maximum(counts, 1), cap), 0.0)
+
+
+def build(config: ConfigDict, pixel_counts: jax.Array) -> Loss:
+    """The weighted sum of the losses of `config.loss`."""
+    if config.class_weights not in ("none", "auto"):
+        raise ConfigError(
+            f"config.loss.class_weights is {config.class_weights!r}; choose 'none' or 'auto'"
+        )
+    if not 0 <= config.label_smoothing < 1:
+        raise ConfigError(
+            f"config.loss.label_smoothing is {config.label_smoothing}; it must be in [0, 1)"
+        )
+    if config.focal_gamma < 0:
+        raise ConfigError(f"config.loss.focal_gamma is {config.focal_gamma}; it must be at least 0")
+    weights = median_frequency_weights(pixel_counts) if config.class_weights == "auto" else None
+    terms = {
+        "cross_entropy": cross_entropy(weights, config.label_smoothing),
+        "focal": cross_entropy(weights, config.label_smoothing, config.focal_gamma),
+        "dice": dice(),
+        "lovasz": lovasz(),
+    }
+    used = {name: config[name] for name in terms if config[name]}
+    for name in terms:
+        if config[name] < 0:
+            raise ConfigError(f"config.loss.{name} is {config[name]}; it must be at least 0")
+    if not used:
+        raise ConfigError(f"config.loss needs a positive weight for one or more of {tuple(terms)}")
+
+    def sums(logits: jax.Array, label: jax.Array) -> dict[str, Any]:
+        logits = logits.astype(jnp.float32)
+        return {name: terms[name].sums(logits, label) for name in used}
+
+    def value(sums: dict[str, Any]) -> jax.Array:
+        return sum(weight * terms[name].value(sums[name]) for name, weight in used.items())
+
+    return Loss(sums, value)

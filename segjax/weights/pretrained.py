@@ -1,0 +1,215 @@
+"""Weights of torchvision, timm, Keras or segmentation_models.pytorch as the start of a run.
+
+Every tensor of the file has a place in the network or is known to have none, and every variable of
+the network is filled or belongs to a part that the file does not have. Whatever else is an error.
+"""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
+
+from segjax.errors import ConfigError, DataError
+from segjax.models.mobilenet_v2 import STAGES, WIDTHS, scaled
+from segjax.run import workdir
+from segjax.weights import tensor_files
+from segjax.weights.mapping import COUNTER, SOURCES, TORCH, Source
+from segjax.weights.tensor_files import Tensors
+
+log = logging.getLogger(__name__)
+HEADS = ("keep", "drop")
+CHANNELS = ("", "sum", "tile")
+STEM = "params/encoder/stem/conv/kernel"
+HEAD = "params/head/"
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError for values that config.pretrained cannot have."""
+    for field, allowed in (("head", HEADS), ("channels", CHANNELS)):
+        value = config.pretrained[field]
+        if value not in allowed:
+            raise ConfigError(f"config.pretrained.{field} is {value!r}; choose one of {allowed}")
+    if config.pretrained.path and config.init_from:
+        raise ConfigError(
+            f"config.pretrained.path is {config.pretrained.path!r} and config.init_from "
+            f"{config.init_from!r}; weights start from one of them, set the other to ''"
+        )
+
+
+def with_conventions(config: ConfigDict, folder: Path) -> ConfigDict:
+    """The configuration with the conventions that the weights of config.pretrained.path need.
+
+    mean, std, norm_epsilon and padding of config.model become those of the library that the file
+    comes from, whatever they were: with others its weights would compute something else. A run that
+    is resumed has them in its config.json, and needs the file no more.
+    """
+    if not config.pretrained.path:
+        return config
+    config = config.copy_and_resolve_references()
+    held = workdir.load(folder)[0] if any(folder.glob("checkpoints/*")) else None
+    if held and held.pretrained.path == config.pretrained.path:
+        fields = {name: held.model[name] for name in TORCH}
+    else:
+        path = Path(config.pretrained.path)
+        source = recognise(path, tensor_files.read(path))
+        own = tensor_files.read_header(path)  # segjax's files say how they were trained
+        fields = {name: own.get(name, value) for name, value in source.conventions.items()}
+    for name, value in fields.items():
+        value = tuple(value) if isinstance(value, list | tuple) else value
+        if value != config.model[name]:
+            log.info("config.model.%s = %s, as the pretrained weights need it", name, value)
+        config.model[name] = value
+    return config
+
+
+def recognise(path: Path, tensors: Tensors) -> Source:
+    """The library that a file comes from, by the names in it; DataError for none that is known."""
+    for source in SOURCES:
+        if source.mark in tensors:
+            return source
+    raise DataError(
+        f"{path}: no MobileNetV2 of {', '.join(source.name for source in SOURCES)}; its tensors "
+        f"are {_some(tensors)}. Save the network's own state dictionary, without a prefix"
+    )
+
+
+def load(
+    path: Path, like: dict[str, Any], head: str = "keep", channels: str = ""
+) -> dict[str, Any]:
+    """Params and batch_stats in the structure of `like`, from a file.
+
+    What the file does not have (a decoder, a head) stays as it is in `like`. For `head` and
+    `channels` see config.pretrained.
+
+    Raises:
+      DataError: where the file cannot be read, or a tensor of it is unknown or missing.
+      ConfigError: where config.model or the number of classes is another than the file's.
+    """
+    tensors = tensor_files.read(path)
+    source = recognise(path, tensors)
+    target = flatten_dict(like, sep="/")
+    new_parts = ("decoder", "head")
+    if source.is_whole:
+        new_parts = ("head",) if head == "drop" else ()
+    new = {variable for variable in target if variable.split("/")[1] in new_parts}
+    dropped = {
+        name
+        for name in tensors
+        if name.startswith(source.classifier)
+        or name.endswith(COUNTER)
+        or source.names.get(name) in new
+    }
+    _require_all_explained(path, source, tensors.keys() - dropped, target.keys() - new)
+    loaded = {
+        source.names[name]: source.from_file(source.names[name], tensor)
+        for name, tensor in tensors.items()
+        if name not in dropped
+    }
+    loaded[STEM] = with_three_channels(path, loaded[STEM], channels)
+    _require_same_shapes(path, loaded, target)
+    log.info("%s", _table(path, source, loaded, dropped, new))
+    filled = {name: jnp.asarray(loaded.get(name, value)) for name, value in target.items()}
+    return like | unflatten_dict(filled, sep="/")  # an empty collection has no variable
+
+
+def with_three_channels(path: Path, kernel: np.ndarray, how: str) -> np.ndarray:
+    """A first kernel [3, 3, C, features] as one [3, 3, 3, features] for red, green and blue.
+
+    `sum` gives each colour a third of the sum over C: a grey image then has the response that the
+    original has to an image with that grey in all its channels. `tile` gives colour i the channel i
+    modulo C, times C / 3, so that there is as much to add up as before: from one channel the same
+    as `sum`, from four or more it keeps the first three apart (as timm and
+    segmentation_models.pytorch do). ConfigError where one of them is needed and not given.
+    """
+    channels = kernel.shape[2]
+    if channels == 3:
+        return kernel
+    if not how:
+        raise ConfigError(
+            f"{path}: its first convolution takes {channels} channels, images here have 3; set "
+            "config.pretrained.channels to 'sum' or 'tile'"
+        )
+    if how == "sum":
+        return np.repeat(kernel.sum(2, keepdims=True) / 3, 3, axis=2)
+    return kernel[:, :, np.arange(3) % channels] * (channels / 3)
+
+
+def _require_all_explained(path: Path, source: Source, held: set[str], wanted: set[str]) -> None:
+    unknown = held - source.names.keys()
+    if unknown:
+        raise DataError(
+            f"{path}: {_some(unknown)}: not in {source.name}'s MobileNetV2; a network of another "
+            "kind or depth cannot be loaded"
+        )
+    names = {variable: name for name, variable in source.names.items()}
+    homeless = wanted - names.keys()
+    if homeless:
+        raise ConfigError(
+            f"{path}: {source.name} has nothing for {_some(homeless)}; set "
+            "config.model.upsample=nearest"
+        )
+    missing = {names[variable] for variable in wanted} - held
+    if missing:
+        raise DataError(
+            f"{path}: {_some(missing)}: missing; the file is incomplete, download or save it again"
+        )
+
+
+def _require_same_shapes(path: Path, loaded: Tensors, target: dict[str, Any]) -> None:
+    for variable, array in loaded.items():
+        if array.shape == target[variable].shape:
+            continue
+        if variable.startswith(HEAD):
+            remedy = (
+                f"the file has {array.shape[-1]} classes, the data {target[variable].shape[-1]}; "
+                "set config.pretrained.head=drop"
+            )
+        elif "/decoder/" in variable:
+            channels = [loaded[f"params/decoder/block{i}_conv0/norm/scale"].size for i in range(5)]
+            remedy = f"set config.model.decoder_channels={tuple(channels)} and upsample=nearest"
+        else:
+            width = _width(loaded)
+            remedy = f"set config.model.width={width}"
+            if width in (None, _width(target)):
+                remedy = f"this is not a MobileNetV2 of one of the widths {WIDTHS}"
+        raise ConfigError(
+            f"{path}: {variable} has the shape {array.shape} there and {target[variable].shape} "
+            f"here; {remedy}"
+        )
+
+
+def _width(variables: dict[str, Any]) -> float | None:
+    """The width of an encoder; None for one that is not in WIDTHS."""
+
+    def channels(width: float) -> list[int]:
+        return [scaled(channels, width) for _, channels, _, _ in STAGES]
+
+    norms = (f"params/encoder/stage{stage}_block0/project/norm/scale" for stage in range(7))
+    held = [variables[norm].size for norm in norms]
+    return next((width for width in WIDTHS if channels(width) == held), None)
+
+
+def _table(path: Path, source: Source, loaded: Tensors, dropped: set[str], new: set[str]) -> str:
+    counters = {name for name in dropped if name.endswith(COUNTER)}
+    others = [_some(dropped - counters), f"{len(counters)} × {COUNTER}" if counters else ""]
+    named = " and ".join(filter(None, others))
+    rows = (("loaded", loaded, _parts(loaded)), ("dropped", dropped, named),
+            ("new", new, _parts(new)))  # fmt: skip
+    lines = [f"{kind:8}{len(names):4} tensors  {what}".rstrip() for kind, names, what in rows]
+    return "\n".join([f"Weights of {source.name} from {path}", *lines])
+
+
+def _parts(variables: Iterable[str]) -> str:
+    """decoder, encoder, head: the parts of the network that some variables belong to."""
+    return ", ".join(sorted({variable.split("/")[1] for variable in variables}))
+
+
+def _some(names: Iterable[str], most: int = 4) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
