@@ -12,12 +12,12 @@ Expected, from MMSegmentation's table of MobileNetV2 encoders with ImageNet weig
 
 from ml_collections import ConfigDict
 
-from configs import common
+from segjax import defaults
 
 
 def get_config() -> ConfigDict:
     """Images stretched to 512×512, AdamW."""
-    config = common.get_config()
+    config = defaults.get_config()
     config.data.source = "folder"
     config.data.root = "data/ade20k"
     config.data.classes = "ade20k"

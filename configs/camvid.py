@@ -13,7 +13,7 @@ without a name is meant for a GPU and was not measured yet.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from segjax import defaults
 from segjax.errors import ConfigError
 
 
@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """CamVid at 360×480 in bfloat16, or with `cpu` at 96×128 for two processor cores."""
     if variant not in ("", "cpu"):
         raise ConfigError(f"configs/camvid.py has no variant {variant!r}; there is only :cpu")
-    config = common.get_config()
+    config = defaults.get_config()
     config.data.source = "folder"
     config.data.root = "data/camvid"
     config.data.classes = "camvid"

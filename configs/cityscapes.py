@@ -12,7 +12,7 @@ Expected, from MMSegmentation's table of MobileNetV2 encoders with ImageNet weig
 
 from ml_collections import ConfigDict
 
-from configs import common
+from segjax import defaults
 
 
 def get_config() -> ConfigDict:
@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     As 80,000 updates of 8 images there. Other than there: Nesterov momentum, warm-up, clipping,
     averaged weights, a learning rate that ends at 0 instead of 1e-4, no decay of norms and biases.
     """
-    config = common.get_config()
+    config = defaults.get_config()
     config.data.source = "folder"
     config.data.root = "data/cityscapes"
     config.data.classes = "cityscapes"

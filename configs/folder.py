@@ -13,12 +13,12 @@ Expected result and cost depend on the data.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from segjax import defaults
 
 
 def get_config() -> ConfigDict:
     """The defaults, with a loss that does not forget small classes."""
-    config = common.get_config()
+    config = defaults.get_config()
     config.data.source = "folder"
     config.loss.dice = 1.0
     return config

@@ -12,12 +12,12 @@ no comparison: the mIoU here is that of all three classes, at the images' own re
 
 from ml_collections import ConfigDict
 
-from configs import common
+from segjax import defaults
 
 
 def get_config() -> ConfigDict:
     """Images stretched to 256×256."""
-    config = common.get_config()
+    config = defaults.get_config()
     config.data.source = "tfds"
     config.data.name = "oxford_pets"
     config.data.classes = "oxford_pets"

@@ -7,12 +7,12 @@ Expected: validation mIoU 0.94 after 3 minutes on 2 CPU cores (experiments/quick
 
 from ml_collections import ConfigDict
 
-from configs import common
+from segjax import defaults
 
 
 def get_config() -> ConfigDict:
     """A small network on small images."""
-    config = common.get_config()
+    config = defaults.get_config()
     config.data.source = "shapes"
     config.data.size = (64, 64)
     config.data.num_train = 4000

@@ -14,12 +14,12 @@ divide the folders yourself. Expected result and cost depend on the data; not me
 
 from ml_collections import ConfigDict
 
-from configs import common
+from segjax import defaults
 
 
 def get_config() -> ConfigDict:
     """Many passes over few images, strong augmentation, and a loss for small foregrounds."""
-    config = common.get_config()
+    config = defaults.get_config()
     config.data.source = "folder"
     config.data.classes = '{"classes": ["background", "foreground"], "values": [0, 255]}'
     config.data.folds = 5

@@ -15,7 +15,7 @@ here.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from segjax import defaults
 from segjax.errors import ConfigError
 
 
@@ -27,7 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """
     if variant not in ("", "trainaug"):
         raise ConfigError(f"configs/voc2012.py has no variant {variant!r}; there is only :trainaug")
-    config = common.get_config()
+    config = defaults.get_config()
     config.data.source = "tfds"
     config.data.name = "voc2012"
     config.data.classes = "voc"

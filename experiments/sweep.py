@@ -118,7 +118,7 @@ def _held(config: ConfigDict, field: str) -> Any:
         value = config[field]
     except (KeyError, TypeError) as error:
         reason = str(error.args[0]).splitlines()[-1] if isinstance(error, KeyError) else ""
-        hint = reason if "Did you mean" in reason else "configs/common.py has all"
+        hint = reason if "Did you mean" in reason else "segjax/defaults.py has all"
         raise ValueError(f"the configuration has no field {field!r}. {hint}") from error
     if isinstance(value, ConfigDict):
         raise ValueError(f"it is a section; name one of its fields: {', '.join(value)}")

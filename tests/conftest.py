@@ -3,7 +3,7 @@ import tempfile
 import jax
 import pytest
 
-from configs import common
+from segjax import defaults
 
 jax.config.update("jax_num_cpu_devices", 4)  # before the first use of a device
 jax.config.update("jax_disable_most_optimizations", True)  # compiling takes longer than running
@@ -35,7 +35,7 @@ def shared_tiny_config():
 
 
 def _tiny_config():
-    config = common.get_config()
+    config = defaults.get_config()
     config.num_epochs = 2
     config.batch_size = 4
     config.parallel = "jit"

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
+from segjax import defaults
 from segjax.errors import ConfigError
 from segjax.training import adversarial
 
@@ -16,7 +16,7 @@ every_objective = pytest.mark.parametrize("objective", UNDECIDED)
 
 
 def config(**changes):
-    fields = common.get_config().gan
+    fields = defaults.get_config().gan
     fields.objective = "hinge"
     fields.update(changes)
     return fields

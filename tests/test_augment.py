@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
+from segjax import defaults
 from segjax.errors import ConfigError
 from segjax.training import augment
 
@@ -20,7 +20,7 @@ WILD = {"scale": (0.5, 2.0), "flip_vertical": True}
 
 
 def config(**changes):
-    fields = common.get_config().augment
+    fields = defaults.get_config().augment
     fields.update(changes)
     return fields
 

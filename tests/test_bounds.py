@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_configs import fields
 
-from configs import common
+from segjax import defaults
 from segjax.data import check
 from segjax.errors import ConfigError
 from segjax.runtime.devices import Parallel
@@ -102,7 +102,7 @@ REFUSED = {
 
 
 def test_every_field_has_a_rule():
-    assert set(fields(common.get_config())) == OPEN | REFUSED.keys()
+    assert set(fields(defaults.get_config())) == OPEN | REFUSED.keys()
 
 
 @pytest.mark.parametrize("field", REFUSED)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import common
+from segjax import defaults
 from segjax.data.prepare import build
 from segjax.data.sources import build_source, has_split
 from segjax.errors import ConfigError, DataError
@@ -44,7 +44,7 @@ def prepared(raw, tmp_path_factory):
 
 
 def config_of(source, root, **changes):
-    config = common.get_config().data
+    config = defaults.get_config().data
     fields = {"source": source, "root": str(root), "name": "camvid", "classes": "camvid"}
     config.update(fields | {"label_key": "label"} | changes)
     return config

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import common
+from segjax import defaults
 from segjax.data import check as check_module
 from segjax.data.check import check, format_report, usable
 from segjax.errors import ConfigError, DataError
@@ -18,7 +18,7 @@ MASK = np.array([[0, 1, 1, 255], [0, 1, 1, 255]], np.uint8)
 
 
 def config_of(root, **changes):
-    config = common.get_config().data
+    config = defaults.get_config().data
     config.update({"root": str(root), "val_fraction": 0.2, "test_fraction": 0.0} | changes)
     return config
 

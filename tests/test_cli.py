@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from configs import common
+from segjax import defaults
 from segjax.run import workdir
 from segjax.runtime import cli
 from segjax.runtime.files import expand
@@ -121,7 +121,7 @@ def test_a_tilde_is_the_home_folder_in_every_flag_and_field(parse, monkeypatch, 
 
 def test_paths_of_earlier_runs_are_expanded_and_equal_the_new_ones(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    config = common.get_config()
+    config = defaults.get_config()
     run = tmp_path / "run"
     (run / "checkpoints" / "1").mkdir(parents=True)
     config.pretrained.path = "~/w.pth"

@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import common
-from segjax import models
+from segjax import defaults, models
 from segjax.errors import ConfigError
 from segjax.runtime.devices import Parallel
 from segjax.training import build
 
-FOLDER = Path(common.__file__).parent
+FOLDER = Path(defaults.__file__).parents[1] / "configs"
 NAMES = sorted({path.stem for path in FOLDER.glob("*.py")} - {"common", "__init__"})
 
 
@@ -53,7 +52,7 @@ def test_the_files_and_their_variants_are_found():
 @pytest.mark.parametrize(("name", "variant"), CASES)
 def test_a_configuration_is_valid_and_makes_its_model(name, variant):
     config = get_config(name, variant)
-    assert set(fields(config)) == set(fields(common.get_config())), "no field but those of common"
+    assert set(fields(config)) == set(fields(defaults.get_config())), "no field but the defaults"
     build.validate(config, Parallel("jit"))
 
     model = models.build(config.model, num_classes=5)
@@ -69,7 +68,7 @@ def test_an_unknown_variant_is_refused_by_name(name):
 
 
 def test_a_mistyped_field_is_refused_with_a_suggestion():
-    config = common.get_config().lock()
+    config = defaults.get_config().lock()
     with pytest.raises(AttributeError, match='Did you mean "learning_rate"'):
         config.optim.learning_rat = 0.1
 

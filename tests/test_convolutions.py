@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models.layers.blocks import convolutions
+from segjax.models.layers import convolutions
 from segjax.models.layers.convolutions import conv3x3, convolution, depthwise, upsample_conv3x3
 
 

@@ -5,8 +5,7 @@ from itertools import chain
 import pytest
 from test_train import write_folder
 
-from configs import common
-from segjax import evaluate
+from segjax import defaults, evaluate
 from segjax.data.check import check
 from segjax.data.division import divide, draw, split_counts
 from segjax.errors import ConfigError
@@ -19,7 +18,7 @@ BY_THRESHOLDS = ["16", "05", "10"]  # val of NAMES and seed 0, as the first vers
 
 
 def config_of(**changes):
-    config = common.get_config().data
+    config = defaults.get_config().data
     config.update(changes)
     return config
 
@@ -140,7 +139,7 @@ def test_images_added_to_a_divided_folder_stop_resuming_and_scoring(
 
 
 def test_a_run_of_earlier_versions_is_resumed_with_its_division(tmp_path):
-    config = common.get_config()
+    config = defaults.get_config()
     assert workdir.as_trained(config, tmp_path).data.divide == "shares"
     held = workdir.as_json(config)
     del held["data"]["divide"], held["data"]["subfolders"]

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as st_numpy
 from ml_collections import ConfigDict
 from test_decode import WHOLE, with_overview
 
-from configs import common
+from segjax import defaults
 from segjax.data.check import check
 from segjax.data.decode import decode_image, decode_mask
 from segjax.data.label_table import LabelTable
@@ -33,13 +33,13 @@ def fields(config, prefix=""):
             yield prefix + key
 
 
-FIELDS = sorted(fields(common.get_config()))
+FIELDS = sorted(fields(defaults.get_config()))
 
 
 @quick
 @given(st.dictionaries(st.sampled_from(FIELDS), anything, min_size=1, max_size=2))
 def test_a_configuration_is_valid_or_refused_in_one_line(changes):
-    config = common.get_config()
+    config = defaults.get_config()
     config.data.source = "shapes"
     try:
         config.update_from_flattened_dict(changes)
@@ -95,7 +95,7 @@ def test_files_of_random_bytes_are_named(tmp_path, image, mask):
             (tmp_path / split / kind).mkdir(parents=True, exist_ok=True)
             (tmp_path / split / kind / "a.png").write_bytes(content)
     (tmp_path / "classes.json").write_text('{"classes": ["a", "b"]}')
-    config = common.get_config().data
+    config = defaults.get_config().data
     config.root = str(tmp_path)
     with pytest.raises(SegjaxError, match=r"a\.png"):
         check(config)

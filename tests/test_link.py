@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import common
+from segjax import defaults
 from segjax.data import prepare
 from segjax.data.link import link
 from segjax.data.sources import build_source, has_split
@@ -44,7 +44,7 @@ def ade20k(tmp_path):
 
 
 def config_of(root, classes):
-    config = common.get_config().data
+    config = defaults.get_config().data
     config.update(root=str(root), classes=classes)
     return config
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs import common
+from segjax import defaults
 from segjax.errors import ConfigError
 from segjax.evaluation import iou
 from segjax.training import losses
@@ -45,7 +45,7 @@ def value_and_grad(loss, logits, label):
 
 
 def config(**changes):
-    fields = common.get_config().loss
+    fields = defaults.get_config().loss
     fields.update(changes)
     return fields
 

@@ -4,8 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
-from segjax import models
+from segjax import defaults, models
 from segjax.errors import ConfigError
 from segjax.models.layers.blocks import (
     DepthwiseConv,
@@ -41,7 +40,7 @@ def test_encoder_has_the_published_size(width, total):
 
 
 def test_unet_has_the_parameters_of_segmentation_models_pytorch():
-    model = models.build(common.get_config().model, 11)
+    model = models.build(defaults.get_config().model, 11)
     variables = shapes_of(model, jnp.zeros((1, 64, 64, 3), jnp.uint8))
     assert count(variables["params"]) == 6_630_395
 
@@ -174,7 +173,7 @@ def test_every_skip_of_the_decoder_has_a_gradient(upsample):
 
 
 def tiny_model(**changes):
-    config = common.get_config().model
+    config = defaults.get_config().model
     config.width = 0.35
     config.decoder_channels = (8, 8, 8, 8, 8)
     config.update(changes)

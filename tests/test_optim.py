@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs import common
+from segjax import defaults
 from segjax.errors import ConfigError
 from segjax.training import optim
 
@@ -15,7 +15,7 @@ PEAK = 0.5
 
 
 def config(**changes):
-    fields = common.get_config().optim
+    fields = defaults.get_config().optim
     fields.update({"learning_rate": PEAK, "schedule": "constant", "warmup_fraction": 0.0} | changes)
     return fields
 

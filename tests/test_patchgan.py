@@ -5,14 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
-from segjax import models
+from segjax import defaults, models
 from segjax.errors import ConfigError
 from segjax.models.patchgan import PatchGAN, num_patches, receptive_field
 
 
 def build(**changes):
-    fields = common.get_config().gan
+    fields = defaults.get_config().gan
     fields.update(changes)
     return models.build_discriminator(fields, "float32")
 

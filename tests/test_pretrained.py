@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 from test_export import write_run
 
-from configs import common
 from experiments.interchange.peer import CLASSES, draw, images
-from segjax import export, models
+from segjax import defaults, export, models
 from segjax.errors import ConfigError, DataError
 from segjax.inference import networks
 from segjax.run import workdir
@@ -71,7 +70,7 @@ def file_of(tmp_path):
 
 
 def configured(path="", width=0.35, **fields):
-    config = common.get_config()
+    config = defaults.get_config()
     config.pretrained.path, config.model.width = str(path), width
     config.model.update(fields)
     return config

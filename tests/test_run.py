@@ -41,7 +41,8 @@ HELD = """
 import sys, time
 sys.path[:0] = [{tests!r}, {root!r}]
 import conftest, test_run
-from segjax import models, train
+from segjax import models
+from segjax.training import loop
 models.build = test_run.build
 config = conftest._tiny_config()
 config.checkpoint_minutes = 1e-9

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import common
+from segjax import defaults
 from segjax.data.decode import decode_image, decode_mask
 from segjax.data.label_table import LabelTable
 from segjax.data.sources import build_source, has_split
@@ -22,7 +22,7 @@ IMAGE = np.full((4, 6, 3), (10, 20, 30), np.uint8)
 
 
 def config_of(root, **changes):
-    config = common.get_config().data
+    config = defaults.get_config().data
     config.update({"root": str(root), "val_fraction": 0.2, "test_fraction": 0.0} | changes)
     return config
 

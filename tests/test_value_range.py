@@ -10,8 +10,7 @@ from PIL import Image
 from test_check import config_of
 from test_masks import by_tifffile
 
-from configs import common
-from segjax import export, models, predict
+from segjax import defaults, export, models, predict
 from segjax.data.builders.base import record
 from segjax.data.check import check, format_report
 from segjax.data.label_table import LabelTable
@@ -91,7 +90,7 @@ def test_the_report_and_its_cache_say_what_files_hold(tmp_path):
 
 def test_training_and_prediction_read_the_same_pixels(tmp_path):
     pixels = data(tmp_path, 4095, 4095)
-    config = common.get_config()
+    config = defaults.get_config()
     config.data.update(source="folder", root=str(tmp_path), value_range=(95, 4000))
     expected = np.rint(((pixels - 95.0) * 255 / 3905).clip(0, 255)).astype(np.uint8)
     image = build_source(config.data, "train")[0]["image"]

@@ -24,8 +24,7 @@ from absl import app, flags
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from configs import common  # noqa: E402
-from segjax import models  # noqa: E402
+from segjax import defaults, models  # noqa: E402
 from segjax.runtime.files import write_json  # noqa: E402
 from segjax.weights import mapping, pretrained  # noqa: E402
 
@@ -52,7 +51,7 @@ def ask(*arguments: Any) -> None:
 
 def load(file: Path, width: float, upsample: str = "nearest") -> tuple[Any, dict, Any]:
     """segjax's network with a file's weights: model, variables and config.model."""
-    config = common.get_config()
+    config = defaults.get_config()
     config.pretrained.path, config.model.width = str(file), width
     config.model.upsample = upsample
     config = pretrained.with_conventions(config, file.parent)

@@ -25,7 +25,7 @@ from absl import app, flags
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from segjax.models.layers.blocks import convolutions, norm  # noqa: E402
+from segjax.models.layers import convolutions, norm  # noqa: E402
 from segjax.runtime import process  # noqa: E402
 from segjax.runtime.files import write_json  # noqa: E402
 

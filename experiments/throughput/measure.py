@@ -31,7 +31,7 @@ from absl import app, flags  # noqa: E402
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from configs import camvid  # noqa: E402
-from segjax.models.layers.blocks import blocks  # noqa: E402
+from segjax.models.layers import blocks  # noqa: E402
 from segjax.runtime import process  # noqa: E402
 from segjax.runtime.devices import Parallel  # noqa: E402
 from segjax.training import build  # noqa: E402
