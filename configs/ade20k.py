@@ -3,7 +3,7 @@
 Data: ADEChallengeData2016.zip (sceneparsing.csail.mit.edu), unpacked in DIR; ROOT becomes a folder
 of links into it.
 
-  python -m segjax.data.prepare ade20k --source DIR --output ROOT
+  python -m segjax.prepare ade20k --source DIR --output ROOT
   python -m segjax.main --config configs/ade20k.py --config.data.root=ROOT
 
 Expected, from MMSegmentation's table of MobileNetV2 encoders with ImageNet weights: 0.20 (FCN) to

@@ -3,7 +3,7 @@
 Data: leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip (www.cityscapes-dataset.com, with an
 account), unpacked in DIR; ROOT becomes a folder of links into it. The masks are *_labelIds.png.
 
-  python -m segjax.data.prepare cityscapes --source DIR --output ROOT
+  python -m segjax.prepare cityscapes --source DIR --output ROOT
   python -m segjax.main --config configs/cityscapes.py --config.data.root=ROOT
 
 Expected, from MMSegmentation's table of MobileNetV2 encoders with ImageNet weights: 0.62 (FCN) to

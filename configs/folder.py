@@ -5,7 +5,7 @@ by a seed, and ROOT/classes.json, such as {"classes": ["background", "cell"], "v
 NAME may lie in folders of images/ and masks/. Hidden files (.*, Thumbs.db) are not looked at; what
 else is not used is named by the check.
 
-  python -m segjax.data.check --config configs/folder.py --config.data.root=ROOT
+  python -m segjax.check --config configs/folder.py --config.data.root=ROOT
   python -m segjax.main --config configs/folder.py --config.data.root=ROOT --workdir runs/mine
 
 Expected result and cost depend on the data.

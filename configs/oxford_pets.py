@@ -2,7 +2,7 @@
 
 Data: images.tar.gz and annotations.tar.gz (www.robots.ox.ac.uk/~vgg/data/pets), unpacked in DIR.
 
-  python -m segjax.data.prepare oxford_pets --source DIR
+  python -m segjax.prepare oxford_pets --source DIR
   python -m segjax.main --config configs/oxford_pets.py
   python -m segjax.evaluate --workdir runs/oxford_pets --split test
 

@@ -4,7 +4,7 @@ Data: VOCtrainval_11-May-2012.tar (host.robots.ox.ac.uk/pascal/VOC/voc2012), or 
 DIR; for the variant `trainaug` (10,582 images) also the folder SegmentationClassAug, the masks of
 the Semantic Boundaries Dataset.
 
-  python -m segjax.data.prepare voc2012 --source DIR
+  python -m segjax.prepare voc2012 --source DIR
   python -m segjax.main --config configs/voc2012.py
   python -m segjax.main --config configs/voc2012.py:trainaug
 

@@ -101,7 +101,7 @@ def test_faults_are_named(raw, prepared, tmp_path):
 
 
 def test_command_line_prepares_without_tensorflow(raw, tmp_path):
-    code = "import sys; from segjax.data.prepare import main; main(); print(*sys.modules)"
+    code = "import sys; from segjax.prepare import main; main(); print(*sys.modules)"
     arguments = ["camvid", "--source", str(raw), "--data_dir", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True

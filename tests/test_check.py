@@ -8,7 +8,8 @@ from PIL import Image
 
 from segjax import defaults
 from segjax.data import check as check_module
-from segjax.data.check import check, format_report, usable
+from segjax.data.check import check, usable
+from segjax.data.counts import format_report
 from segjax.errors import ConfigError, DataError
 
 CAMVID = Path(

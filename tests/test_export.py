@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax import export, models
+from segjax import models
 from segjax.data.counts import Report
 from segjax.data.shapes import table
 from segjax.errors import ConfigError, DataError, ExportError
-from segjax.inference import networks
+from segjax.inference import exporters, networks, verification
 from segjax.models.layers.blocks import blocks
 from segjax.run import workdir
 from segjax.run.checkpoints import Checkpoints
@@ -80,7 +80,7 @@ def logits(trained):
 @pytest.fixture(scope="module")
 def stablehlo(run):
     path = run.parent / "made" / "model.zip"
-    return path, export.export_run(run, path, "stablehlo", verify=True)
+    return path, exporters.export_run(run, path, "stablehlo", verify=True)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def onnx(run):
     pytest.importorskip("jax2onnx")
     pytest.importorskip("onnxruntime")
     path = run.parent / "model.onnx"
-    return path, export.export_run(run, path, "onnx", verify=True)
+    return path, exporters.export_run(run, path, "onnx", verify=True)
 
 
 @pytest.fixture(params=["stablehlo", "onnx"])
@@ -174,7 +174,7 @@ def test_a_file_says_what_it_is(exported, run, trained):
     assert found["config_sha256"] == hashlib.sha256(canonical).hexdigest()
 
     network, metadata = networks.read_file(exported[0])
-    assert metadata == found == export.metadata(trained)
+    assert metadata == found == exporters.metadata(trained)
     assert network.table == table() and (network.table.palette == table().palette).all()
     assert (network.size, network.resizes) == ((32, 32), True)
     assert network.fixed_size == (exported[0].suffix == ".onnx")
@@ -184,23 +184,23 @@ def test_another_configuration_or_other_weights_have_another_hash(trained):
     config = trained.config.copy_and_resolve_references()
     config.optim.learning_rate *= 2
     variables = jax.tree.map(lambda x: x + 1, trained.variables)
-    held = export.metadata(trained)
+    held = exporters.metadata(trained)
     for other, name in (
         (trained._replace(config=config), "config_sha256"),
         (trained._replace(variables=variables), "parameters"),
     ):
-        metadata = export.metadata(other)
+        metadata = exporters.metadata(other)
         assert {key for key in held if held[key] != metadata[key]} == {name}
 
 
 def test_a_file_that_predicts_something_else_is_not_written(run, trained, tmp_path, monkeypatch):
     other = jax.tree.map(lambda x: x[..., ::-1], trained.variables)
     corrupted = tmp_path / "corrupted"
-    export.to_stablehlo(trained._replace(variables=other), corrupted)
-    monkeypatch.setattr(export, "to_stablehlo", lambda _, path: shutil.copy(corrupted, path))
+    exporters.to_stablehlo(trained._replace(variables=other), corrupted)
+    monkeypatch.setattr(exporters, "to_stablehlo", lambda _, path: shutil.copy(corrupted, path))
     output = tmp_path / "out" / "model.zip"
     with pytest.raises(ExportError, match=f"{output} was not written: it predicts something else"):
-        export.export_run(run, output, verify=True)
+        exporters.export_run(run, output, verify=True)
     assert not list(output.parent.iterdir())
 
 
@@ -214,17 +214,17 @@ def quickly_restored(trained, monkeypatch):
 def test_the_earlier_file_stays_unless_differences_are_small(run, tmp_path, monkeypatch):
     result = {"images": 1, "dtype": "float32", "different": 0.0}
     result |= {"mean_iou": 0.5, "exported_mean_iou": 0.5}
-    monkeypatch.setattr(export, "to_stablehlo", lambda _, path: path.write_bytes(b"new"))
+    monkeypatch.setattr(exporters, "to_stablehlo", lambda _, path: path.write_bytes(b"new"))
     output = tmp_path / "model.zip"
     output.write_bytes(b"earlier")
     for too_much in ({"different": 0.0011}, {"mean_iou": 0.4989}, {"exported_mean_iou": 0.4989}):
-        monkeypatch.setattr(export, "compare", lambda *_, changed=too_much: result | changed)
+        monkeypatch.setattr(verification, "compare", lambda *_, changed=too_much: result | changed)
         with pytest.raises(ExportError, match="allowed are"):
-            export.export_run(run, output, verify=True)
+            exporters.export_run(run, output, verify=True)
         assert output.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [output]
     small = result | {"different": 0.0009, "mean_iou": 0.5009}
-    monkeypatch.setattr(export, "compare", lambda *_: small)
-    assert export.export_run(run, output, verify=True) == small
+    monkeypatch.setattr(verification, "compare", lambda *_: small)
+    assert exporters.export_run(run, output, verify=True) == small
     assert output.read_bytes() == b"new" and list(tmp_path.iterdir()) == [output]
 
 
@@ -234,9 +234,9 @@ def test_an_export_that_fails_leaves_no_part_of_a_file(run, tmp_path, monkeypatc
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(export, "to_stablehlo", fail)
+    monkeypatch.setattr(exporters, "to_stablehlo", fail)
     with pytest.raises(OSError, match="no space"):
-        export.export_run(run, tmp_path / "model.zip")
+        exporters.export_run(run, tmp_path / "model.zip")
     assert not list(tmp_path.iterdir())
 
 
@@ -308,14 +308,14 @@ def test_a_jax_that_jax2onnx_does_not_know_is_told(trained, tmp_path, monkeypatc
 
     monkeypatch.setattr(jax2onnx, "to_onnx", fails)
     with pytest.raises(ConfigError, match=rf"fails with jax {jax.__version__} .*'moved'.* stableh"):
-        export.to_onnx(trained, tmp_path / "model.onnx")
+        exporters.to_onnx(trained, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_package_is_told_with_what_installs_it(trained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(ConfigError, match=r"pip install --no-deps -r requirements-onnx\.txt"):
-        export.to_onnx(trained, tmp_path / "model.onnx")
+        exporters.to_onnx(trained, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     path = tmp_path / "model.onnx"

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_parallel import NUM_CLASSES, assert_close, assert_same_update, batch_with_uneven_void
 from test_train import assert_equal_trees, interrupt_after
 
-from segjax import evaluate, models
+from segjax import models
 from segjax.data.label_table import LabelTable
 from segjax.errors import ConfigError, DataError, Interrupted
 from segjax.models.layers.blocks import ConvNormAct
@@ -24,6 +24,7 @@ from segjax.run.checkpoints import Checkpoints
 from segjax.run.state import GanState
 from segjax.runtime.devices import Parallel
 from segjax.training import adversarial, build, loop
+from segjax.training.evaluate_run import evaluate_run
 from segjax.weights import warm_start
 
 small_batch = partial(batch_with_uneven_void, batch_size=4, size=32)
@@ -282,7 +283,7 @@ def test_a_run_with_a_discriminator_shows_it_and_is_evaluated_without_it(runs):
     for name in ("d_real", "d_fake", "gradient_share", "discriminator_loss"):
         assert [point.step for point in events.Scalars(f"train/gan/{name}")] == [5, 8]
     assert "val/mean_boundary_iou_0.02" in tags
-    assert json.dumps(evaluate.evaluate_run(folder)) == json.dumps(report)
+    assert json.dumps(evaluate_run(folder)) == json.dumps(report)
 
 
 def test_before_its_start_a_discriminator_changes_nothing(runs):

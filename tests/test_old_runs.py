@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax import evaluate
 from segjax.data.sources import build_source
 from segjax.inference import predictor
 from segjax.run import workdir
 from segjax.training import loop
+from segjax.training.evaluate_run import evaluate_run
 
 ARCHIVE = Path(__file__).with_name("data") / "run_0_1.tar.xz"
 
@@ -35,7 +35,7 @@ def test_a_run_of_version_0_1_is_scored_and_predicts_as_it_did(expected, optimiz
     for split, names in expected["names"].items():
         source = build_source(config.data, split)
         assert [Path(source.name(i)).name for i in range(len(source))] == names
-    report = evaluate.evaluate_run(Path("run"), "val")
+    report = evaluate_run(Path("run"), "val")
     for name, value in expected["val"].items():
         assert report[name] == pytest.approx(value, rel=1e-3), name
     model = predictor.load("run")

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from test_train import write_folder
 
-from segjax import predict
 from segjax.data.label_table import LabelTable
 from segjax.data.shapes import table
 from segjax.errors import ConfigError
 from segjax.inference import predictor
+from segjax.inference.images import predict_images
 from segjax.inference.networks import Network
 from segjax.training import loop
 
@@ -131,7 +131,7 @@ def test_a_folder_becomes_files_that_a_viewer_shows_in_colour(trained, tmp_path)
     (images / "broken.png").write_bytes(b"no image")
     output = images / "out"
     for _ in range(2):  # a second time its own results are not its input
-        summary = predict.predict_images(
+        summary = predict_images(
             predictor.load(folder), str(images), output, overlay=True, probabilities=True
         )
         assert len(summary["images"]) == 3
@@ -187,7 +187,7 @@ def test_results_in_the_folder_of_the_images_are_no_input(tmp_path, monkeypatch)
         Image.fromarray(image_of((9, 5))).save(tmp_path / f"{name}.jpg")
     for pattern in (str(tmp_path), f"{tmp_path}/**/*", f"{tmp_path}/**"):
         for _ in range(2):
-            summary = predict.predict_images(model, pattern, tmp_path, overlay=True)
+            summary = predict_images(model, pattern, tmp_path, overlay=True)
             assert [row["input"][-5:] for row in summary["images"]] == ["a.jpg", "b.jpg"]
     (line,) = [line for line in summary["unused"] if "results of" in line]
     assert line.endswith("a.png: one of 4 results of segjax.predict")
@@ -195,5 +195,5 @@ def test_results_in_the_folder_of_the_images_are_no_input(tmp_path, monkeypatch)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     (tmp_path / "deep" / "b.png").write_bytes(b"notes of the user")
     with pytest.raises(ConfigError, match=r"did not write, such as .*deep/b\.png"):
-        predict.predict_images(model, f"{tmp_path}/**/*.jpg", tmp_path)
+        predict_images(model, f"{tmp_path}/**/*.jpg", tmp_path)
     assert (tmp_path / "deep" / "b.png").read_bytes() == b"notes of the user"

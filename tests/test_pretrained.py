@@ -17,9 +17,9 @@ import pytest
 from test_export import write_run
 
 from experiments.interchange.peer import CLASSES, draw, images
-from segjax import defaults, export, models
+from segjax import defaults, models
 from segjax.errors import ConfigError, DataError
-from segjax.inference import networks
+from segjax.inference import exporters, networks
 from segjax.run import workdir
 from segjax.training import loop
 from segjax.weights import mapping, pretrained, tensor_files
@@ -340,7 +340,7 @@ def run(shared_tiny_config, tmp_path_factory):
 
 def test_what_is_written_is_read_back(run, tmp_path):
     path = tmp_path / "model.safetensors"
-    result = export.export_run(run, path, "safetensors", verify=True)
+    result = exporters.export_run(run, path, "safetensors", verify=True)
     assert result["different"] == 0 and result["images"] == 1
     trained = networks.restore(run)
     zero = jax.tree.map(np.zeros_like, trained.variables)

@@ -135,9 +135,8 @@ import jax, PIL.Image
 def settings():
     return dict(jax.config.values), PIL.Image.MAX_IMAGE_PIXELS
 before = settings()
-from segjax import evaluate, export, predict
-from segjax.inference import predictor, video
-from segjax.training import loop
+from segjax.inference import exporters, predict, predictor, video
+from segjax.training import evaluate_run, loop
 from segjax.runtime.devices import Parallel
 Parallel("jit")
 assert settings() == before

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 from test_export import write_run
 
-from segjax import evaluate
 from segjax.data import check
 from segjax.data.label_table import LabelTable
 from segjax.errors import ConfigError, DataError
 from segjax.evaluation import scored
 from segjax.inference import predictor
+from segjax.training.evaluate_run import evaluate_run
 
 TABLE = LabelTable.of_names(["low", "middle", "high"])
 
@@ -159,7 +159,7 @@ def test_other_data_get_a_report_of_their_own_and_tta_is_that_of_prediction(run,
     folders = {part: str(tmp_path / "photos" / part) for part in ("images", "masks")}
     (folder / "report").mkdir()
     (folder / "report" / "val.json").write_text("{}")
-    report = evaluate.evaluate_run(folder, **folders, tta=["flip"])
+    report = evaluate_run(folder, **folders, tta=["flip"])
     written = folder / "report" / "photos_tta_flip.json"
     assert json.loads(written.read_text())["data"] == report["data"]
     assert (folder / "report" / "val.json").read_text() == "{}"
@@ -168,7 +168,7 @@ def test_other_data_get_a_report_of_their_own_and_tta_is_that_of_prediction(run,
     write_images(tmp_path / "b" / "photos", range(30, 33))
     others = {part: str(tmp_path / "b" / "photos" / part) for part in ("images", "masks")}
     with pytest.raises(ConfigError, match=r"tta_flip\.json is of other data of this name; give"):
-        evaluate.evaluate_run(folder, **others, tta=["flip"])
+        evaluate_run(folder, **others, tta=["flip"])
     assert report["data"]["images"] == folders["images"] and len(report["data"]["sha256"]) == 64
 
     model = predictor.load(folder, tta=["flip"])
@@ -187,4 +187,4 @@ def test_other_data_get_a_report_of_their_own_and_tta_is_that_of_prediction(run,
 def test_no_report_takes_the_place_of_a_split_s(run, options, monkeypatch):
     monkeypatch.chdir(run[0].parent)
     with pytest.raises(ConfigError, match=r"--name|--output"):
-        evaluate.evaluate_run(run[0], **options)
+        evaluate_run(run[0], **options)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from segjax import evaluate
 from segjax.data import sources
 from segjax.errors import ConfigError, DataError, Interrupted, TrainingError
 from segjax.inference import networks
 from segjax.run.checkpoints import Checkpoints
 from segjax.training import augment, loop, steps
+from segjax.training.evaluate_run import evaluate_run
 
 
 def assert_equal_trees(a, b):
@@ -71,9 +71,9 @@ def test_a_run_leaves_everything_it_promises(tiny_config, tmp_path):
     assert events.Tags()["images"]
 
     # The entry point, from the work directory alone, gives the numbers that training gave.
-    again = evaluate.evaluate_run(tmp_path, "val")
+    again = evaluate_run(tmp_path, "val")
     assert json.dumps(again) == json.dumps(report)
-    assert evaluate.evaluate_run(tmp_path, "test")["num_images"] == 6
+    assert evaluate_run(tmp_path, "test")["num_images"] == 6
     assert "tensorflow" not in sys.modules
 
     # The same command on a finished run trains no further.
@@ -93,7 +93,7 @@ def test_a_run_leaves_everything_it_promises(tiny_config, tmp_path):
 
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(DataError, match=r"config\.json is damaged"):
-        evaluate.evaluate_run(tmp_path, "val")
+        evaluate_run(tmp_path, "val")
 
 
 def write_folder(root, sizes):
@@ -203,7 +203,7 @@ def test_a_few_images_are_overfitted(tiny_config, tmp_path):
     tiny_config.augment.scale = (1.0, 1.0)
     tiny_config.augment.flip_horizontal = False
     loop.train_and_evaluate(tiny_config, tmp_path)
-    assert evaluate.evaluate_run(tmp_path, "train")["mean_iou"] > 0.9
+    assert evaluate_run(tmp_path, "train")["mean_iou"] > 0.9
 
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])

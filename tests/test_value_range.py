@@ -10,13 +10,16 @@ from PIL import Image
 from test_check import config_of
 from test_masks import by_tifffile
 
-from segjax import defaults, export, models, predict
+from segjax import defaults, models
 from segjax.data.builders.base import record
-from segjax.data.check import check, format_report
+from segjax.data.check import check
+from segjax.data.counts import format_report
 from segjax.data.label_table import LabelTable
 from segjax.data.sources import build_source
 from segjax.errors import ConfigError, DataError
-from segjax.inference import networks
+from segjax.inference import exporters, networks
+from segjax.inference.images import predict_file, predict_images
+from segjax.inference.video import predict_video
 
 TABLE = LabelTable.of_names(["background", "cell"])
 MASK = np.array([[0, 1, 1, 255], [0, 1, 1, 255]], np.uint8)
@@ -105,9 +108,9 @@ def test_training_and_prediction_read_the_same_pixels(tmp_path):
         return np.zeros(image.shape[:2], np.uint8)
 
     model = SimpleNamespace(network=trained.network(), table=TABLE, label=label)
-    predict.predict_file(model, tmp_path / "train/images/a.tif", tmp_path / "a.png", False, False)
+    predict_file(model, tmp_path / "train/images/a.tif", tmp_path / "a.png", False, False)
     np.testing.assert_array_equal(seen[0], expected)
-    assert export.metadata(trained)["value_range"] == [95, 4000]
+    assert exporters.metadata(trained)["value_range"] == [95, 4000]
 
 
 def test_prediction_says_which_images_are_dark(tmp_path):
@@ -118,7 +121,7 @@ def test_prediction_says_which_images_are_dark(tmp_path):
             network=network, table=TABLE, label=lambda image: np.zeros(image.shape[:2], np.uint8)
         )
         out = tmp_path / f"out{count}{split}{len(limits)}"
-        summary = predict.predict_images(model, str(tmp_path / split / "images"), out)
+        summary = predict_images(model, str(tmp_path / split / "images"), out)
         assert len(summary["warnings"]) == count and len(summary["images"]) == 1
         assert json.loads((out / "summary.json").read_text())["warnings"] == summary["warnings"]
         assert all("hold no value above 4095" in line for line in summary["warnings"])
@@ -127,7 +130,7 @@ def test_prediction_says_which_images_are_dark(tmp_path):
 def test_a_video_is_refused_where_files_of_other_values_were_trained_on(tmp_path):
     network = networks.Network(None, TABLE, (32, 32), resizes=True, value_range=(0, 4095))
     with pytest.raises(ConfigError, match=r"value_range = \(0, 4095\), and a video has 8 bits"):
-        predict.predict_video(SimpleNamespace(network=network), "a.mp4", tmp_path)
+        predict_video(SimpleNamespace(network=network), "a.mp4", tmp_path)
 
 
 def test_an_exported_file_says_its_range_and_older_ones_have_none(tmp_path, monkeypatch):

@@ -7,8 +7,8 @@ import pytest
 from test_export import drawn, write_run
 from test_scored import TABLE, write_images
 
-from segjax import export, models
-from segjax.inference import networks
+from segjax import models
+from segjax.inference import exporters, networks, verification
 
 
 @pytest.fixture
@@ -37,11 +37,11 @@ def test_a_file_is_compared_as_it_is_used_with_the_run_as_it_is_scored(
     config.model.dtype = "bfloat16"
     write_run(tmp_path / "run", config, TABLE)
     file = tmp_path / "model.zip"
-    result = export.export_run(tmp_path / "run", file, verify=True)
+    result = exporters.export_run(tmp_path / "run", file, verify=True)
     assert result["images"] == 3 and result["dtype"] == "bfloat16"
     assert result["converted"]["different"] == 0  # in float32, it is what it was made of
     assert 0 < result["different"] < 0.1  # which is not what was scored, and is said
-    assert "the run as it is scored, in bfloat16" in export._report(result)
+    assert "the run as it is scored, in bfloat16" in verification.describe(result)
     network, metadata = networks.read_file(file)
     assert (metadata["dtype"], metadata["scored_dtype"]) == ("float32", "bfloat16")
 
@@ -49,7 +49,7 @@ def test_a_file_is_compared_as_it_is_used_with_the_run_as_it_is_scored(
     fixed = network._replace(fixed_size=True)
     monkeypatch.setattr(networks, "read_file", lambda _: (fixed, metadata))
     exported = networks.restore(tmp_path / "run", dtype="float32")
-    tiled = export.compare(exported, exported, file)
+    tiled = verification.compare(exported, exported, file)
     assert tiled["converted"]["different"] == 0 < tiled["different"]
     assert tiled["converted"]["exported_mean_iou"] == tiled["exported_mean_iou"]
     assert tiled["exported_mean_iou"] != tiled["mean_iou"]
@@ -60,5 +60,5 @@ def test_an_onnx_file_of_a_run_that_keeps_pixels_is_what_it_was_made_of(config, 
     pytest.importorskip("jax2onnx")
     pytest.importorskip("onnxruntime")
     write_run(tmp_path / "run", config, TABLE)
-    result = export.export_run(tmp_path / "run", tmp_path / "m.onnx", "onnx", verify=True)
+    result = exporters.export_run(tmp_path / "run", tmp_path / "m.onnx", "onnx", verify=True)
     assert result["converted"]["different"] < 1e-3 < result["different"]

@@ -15,14 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
-from segjax import predict
 from segjax.data.label_table import LabelTable
 from segjax.errors import ConfigError, DataError
-from segjax.inference import predictor, video
+from segjax.inference import frames, predict, predictor, video
 from segjax.inference.networks import Network
+from segjax.inference.stages import ahead
 
 TABLE = LabelTable.of_names(["dark", "bright"])
 BRIGHT, DARK = (200, 100, 50), (40, 100, 220)  # by their red, so that BGR would be told apart
@@ -129,9 +127,9 @@ def test_frames_of_odd_size_are_written_whole(tmp_path):
 
 def test_a_frame_rate_that_is_not_believed_becomes_the_usual_one(tmp_path, monkeypatch):
     source = write_video(tmp_path / "in.mp4", [DARK] * 3, rate=12.5)
-    monkeypatch.setattr(video, "RATES", (20, 240))
+    monkeypatch.setattr(frames, "RATES", (20, 240))
     video.segment_video(model_of(), source, tmp_path / "out.mp4")
-    assert read_video(tmp_path / "out.mp4")[1] == pytest.approx(video.DEFAULT_RATE)
+    assert read_video(tmp_path / "out.mp4")[1] == pytest.approx(frames.DEFAULT_RATE)
 
 
 def test_smoothing_keeps_a_class_until_the_frames_before_weigh_less_than_half(tmp_path):
@@ -182,28 +180,28 @@ class Counted:
 @pytest.mark.parametrize("size", [1, 3])
 def test_ahead_gives_everything_in_order(size):
     before, counted = threads(), Counted(200)
-    assert list(video.ahead(counted.items(), size)) == list(range(200))
-    assert list(video.ahead(Counted(0).items(), size)) == []
+    assert list(ahead(counted.items(), size)) == list(range(200))
+    assert list(ahead(Counted(0).items(), size)) == []
     assert counted.closed and threads() == before
 
 
 def test_ahead_passes_tuples_and_none_on():
     items = [(None, 1), None, (object(), None), (ValueError(), ValueError())]
-    assert list(video.ahead((item for item in items), 2)) == items
+    assert list(ahead((item for item in items), 2)) == items
 
 
 def test_ahead_raises_what_the_generator_raises():
     before, counted, got = threads(), Counted(5, ValueError("damaged")), []
     with pytest.raises(ValueError, match="damaged"):
-        got.extend(video.ahead(counted.items(), 2))
-    for number in video.ahead(Counted(5).items(), 2):
+        got.extend(ahead(counted.items(), 2))
+    for number in ahead(Counted(5).items(), 2):
         got.append(number)
     assert got[-5:] == list(range(5)) and counted.closed and threads() == before
 
 
 def test_ahead_runs_no_further_than_it_should():
     counted = Counted()
-    with closing(video.ahead(counted.items(), 3)) as items:
+    with closing(ahead(counted.items(), 3)) as items:
         for asked in range(1, 4):
             next(items)
             deadline = time.monotonic() + 10
@@ -217,7 +215,7 @@ def test_ahead_runs_no_further_than_it_should():
 def test_ahead_closes_the_generator_when_it_is_ended_early(error):
     before, counted = threads(), Counted()
     generator = counted.items()  # held, or Python would close it by itself
-    items = video.ahead(generator, 2)
+    items = ahead(generator, 2)
     assert [next(items), next(items)] == [0, 1]
     assert len(threads() - before) == 1
     with pytest.raises(error):
@@ -327,19 +325,14 @@ def test_q_in_the_window_ends_the_video(tmp_path, monkeypatch):
 
 @pytest.fixture
 def main(monkeypatch):
-    """The entry point in this process, with a network that needs no files."""
-    before = set(flags.FLAGS)
-    predict.define_flags()
-    flags.FLAGS.mark_as_parsed()
+    """What the entry point calls, with a network that needs no files."""
     monkeypatch.setattr(predictor, "load", lambda *_: model_of())
 
-    def main(**values):
-        values = {name: str(x) if isinstance(x, Path) else x for name, x in values.items()}
-        with flagsaver.flagsaver(**values):
-            predict.main()
+    def main(input, output, workdir=None, model=None, **options):
+        chosen = predict.choose(workdir, model)
+        predict.report(predict.predict(chosen, str(input), output, **options), output)
 
-    yield main
-    flags.FLAGS.remove_flag_values(set(flags.FLAGS) - before)
+    return main
 
 
 def test_a_video_becomes_a_video_and_a_summary(main, tmp_path, capsys):
@@ -420,8 +413,6 @@ def test_a_video_that_ends_early_is_an_error_after_its_summary(main, tmp_path, m
         ({"workdir": ".", "input": "photos", "contours": True}, "change overlays; add --overlay"),
         ({"workdir": ".", "opacity": 2.0}, "--opacity is 2.0; give 0"),
         ({"workdir": ".", "input": "*.mp4"}, "names 2 videos, in.mp4 to other.mp4"),
-        ({"workdir": ".", "input": ""}, "--input is missing"),
-        ({"workdir": ".", "output": ""}, "--output is missing"),
     ],
 )
 def test_flags_that_do_not_go_together_are_told(main, values, told, tmp_path, monkeypatch):
@@ -440,10 +431,20 @@ def test_a_run_or_a_file_that_is_not_there_is_named(main, name, tmp_path):
         main(input=source, output=tmp_path / "out", **{name: tmp_path / "absent"})
 
 
-def test_the_command_line_tells_a_mistake_in_one_line(tmp_path):
-    source = write_video(tmp_path / "in.mp4", [DARK])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["--input=in.mp4", "--output=out"],
+            "give --workdir, the folder of a run, or --model, an exported file",
+        ),
+        (["--workdir=.", "--output=out"], "--input is missing; see --help"),
+        (["--workdir=.", "--input=in.mp4"], "--output is missing; see --help"),
+    ],
+)
+def test_the_command_line_tells_a_mistake_in_one_line(arguments, told):
     done = subprocess.run(
-        [sys.executable, "-m", "segjax.predict", "--input", source, "--output", tmp_path / "out"],
+        [sys.executable, "-m", "segjax.predict", *arguments],
         cwd=Path(__file__).parents[1],
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
@@ -451,5 +452,4 @@ def test_the_command_line_tells_a_mistake_in_one_line(tmp_path):
         timeout=120,
     )
     assert done.returncode == 1
-    told = "ConfigError: give --workdir, the folder of a run, or --model, an exported file"
-    assert done.stderr.splitlines() == [told]
+    assert done.stderr.splitlines() == [f"ConfigError: {told}"]

@@ -20,9 +20,9 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from configs import camvid, quickstart  # noqa: E402
-from segjax import evaluate  # noqa: E402
 from segjax.runtime.files import write_json  # noqa: E402
 from segjax.training import loop  # noqa: E402
+from segjax.training.evaluate_run import evaluate_run  # noqa: E402
 
 DATA = ("camvid", "quarter", "shapes")
 # Half of Pix2Pix's channels: what two processor cores afford. Patches of 70, 34 and 16 pixels.
@@ -106,7 +106,7 @@ def main(_: list[str]) -> None:
         if "val" not in content:
             content["val"] = loop.train_and_evaluate(config, folder / arm)[1]
         if FLAGS.test and arm != "base" and "test" not in content:
-            content["test"] = evaluate.evaluate_run(folder / arm, "test")
+            content["test"] = evaluate_run(folder / arm, "test")
         write_json(path, content)
 
 

@@ -22,12 +22,11 @@ from tqdm import tqdm
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from segjax import export  # noqa: E402
 from segjax.data import check  # noqa: E402
 from segjax.data.pipeline import resize_image  # noqa: E402
 from segjax.data.sources import Source  # noqa: E402
 from segjax.evaluation import iou  # noqa: E402
-from segjax.inference import networks  # noqa: E402
+from segjax.inference import exporters, networks  # noqa: E402
 from segjax.inference.networks import Network  # noqa: E402
 from segjax.inference.predictor import Predictor  # noqa: E402
 from segjax.runtime.files import write_json  # noqa: E402
@@ -80,7 +79,7 @@ def main(_: list[str]) -> None:
     source = check.usable(data, FLAGS.split, check.check(data, splits=(FLAGS.split,)))
     with TemporaryDirectory() as folder:
         functions, sizes = {"run": trained.network()}, {}
-        for name, write in (("StableHLO", export.to_stablehlo), ("ONNX", export.to_onnx)):
+        for name, write in (("StableHLO", exporters.to_stablehlo), ("ONNX", exporters.to_onnx)):
             path = Path(folder) / name
             write(trained, path)
             functions[name], _ = networks.read_file(path)

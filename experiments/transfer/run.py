@@ -21,9 +21,9 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from configs import camvid, quickstart  # noqa: E402
-from segjax import evaluate  # noqa: E402
 from segjax.runtime.files import write_json  # noqa: E402
 from segjax.training import loop  # noqa: E402
+from segjax.training.evaluate_run import evaluate_run  # noqa: E402
 
 ARMS = ("scratch", "shapes")
 # Every n-th training image, and the epochs that make about as many updates of any number of them.
@@ -108,7 +108,7 @@ def main(_: list[str]) -> None:
                     start = str(source) if arm == "shapes" else ""
                     config = camvid_config(root, epochs, seed, start)
                     val = loop.train_and_evaluate(config, folder)[1]
-                    write_json(path, {"val": val, "test": evaluate.evaluate_run(folder, "test")})
+                    write_json(path, {"val": val, "test": evaluate_run(folder, "test")})
                 content[share, seed, arm] = json.loads(path.read_text())
     print_table(content)
 

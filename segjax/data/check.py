@@ -1,7 +1,4 @@
-"""The label contract, verified over every example before the first step.
-
-python -m segjax.data.check --config=CONFIG prints the class frequencies, or what is wrong.
-"""
+"""The label contract, verified over every example before the first step."""
 
 import hashlib
 import json
@@ -14,13 +11,12 @@ from ml_collections import ConfigDict
 
 from segjax.data import decode, values
 from segjax.data.counting import count
-from segjax.data.counts import Report, format_report, read_cache, write_cache
+from segjax.data.counts import Report, read_cache, write_cache
 from segjax.data.folders import Found, find_pairs, names_of
 from segjax.data.label_table import BINARY_HINT, load_table
 from segjax.data.problems import Problems, some
 from segjax.data.sources import Source, Subset, build_source, has_split, value_range
 from segjax.errors import ConfigError, DataError
-from segjax.runtime import cli
 from segjax.runtime.files import expanded
 
 
@@ -172,13 +168,3 @@ def _fingerprint(config: ConfigDict, sources: dict[str, Source]) -> str:
     fields = sorted(Report.__dataclass_fields__)  # earlier versions counted less
     content = json.dumps([config.to_json_best_effort(), tables, files, fields])
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-def main() -> None:
-    """Check the data of `--config` and print the class frequencies."""
-    print(format_report(check(cli.config().data)))
-
-
-if __name__ == "__main__":
-    cli.define_config()
-    cli.run(main)

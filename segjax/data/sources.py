@@ -195,7 +195,7 @@ def tfds_builder(name: str, root: str) -> Any:
     except ValueError as error:
         make = f"tfds build {name} --file_format=array_record --data_dir={data_dir}"
         if (Path(__file__).parent / "builders" / f"{name}.py").is_file():
-            make = f"python -m segjax.data.prepare {name} --source DIR --data_dir {data_dir}"
+            make = f"python -m segjax.prepare {name} --source DIR --data_dir {data_dir}"
         raise DataError(
             f"config.data.name = {name!r}: no dataset prepared by TFDS below {data_dir}; "
             f"prepare it once with `{make}`, or set config.data.root to the folder that holds it"

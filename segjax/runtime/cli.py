@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -43,6 +44,25 @@ def define_multihost() -> None:
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for --multihost.")
     flags.DEFINE_integer("num_processes", None, "How many they are, for --multihost.")
     flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, for --multihost.")
+
+
+def define_checkpoint() -> None:
+    """--checkpoint=best or latest."""
+    flags.DEFINE_enum(
+        "checkpoint", "best", ("best", "latest"), "best (by validation mIoU) or latest."
+    )
+
+
+def require(*names: str) -> None:
+    """Raises ConfigError where one of these flags has no value."""
+    for name in names:
+        if not FLAGS[name].value:
+            raise ConfigError(f"--{name} is missing; see --help")
+
+
+def values(names: Sequence[str]) -> dict[str, Any]:
+    """The values of these flags, by name."""
+    return {name: FLAGS[name].value for name in names}
 
 
 def _join_the_others() -> None:

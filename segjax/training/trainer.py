@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from segjax.data import check, pipeline
-from segjax.data.counts import write_cache
+from segjax.data.counts import format_report, write_cache
 from segjax.errors import ConfigError, TrainingError
 from segjax.evaluation.evaluator import Evaluation, evaluate
 from segjax.run import workdir
@@ -40,7 +40,7 @@ class Run:
         cache, resumes = folder / "data.json", workdir.holds_checkpoints(folder)
         data = check.check(config.data, cache=cache, trained=resumes)
         self.table, counts = data.table, data.pixel_counts["train"]
-        log.info("%s\n%s", self.table.describe(), check.format_report(data))
+        log.info("%s\n%s", self.table.describe(), format_report(data))
         fields = self.devices.mode, workdir.deciding_fields(config)
         same = f"{fields} {data.num_images} {data.skipped} {counts.tolist()}"
         self.devices.require_same(same, "the configuration or the data")

@@ -1,0 +1,187 @@
+"""A trained network as one file: StableHLO or ONNX, which are programs, or safetensors, weights.
+
+What such a file takes and gives is in the docstring of segjax/export.py.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import export
+from jax.extend import core
+
+from segjax.data.fitting import FILL
+from segjax.errors import ConfigError
+from segjax.inference import networks, verification
+from segjax.inference.networks import Trained
+from segjax.inference.verification import DTYPE
+from segjax.models.layers.blocks import blocks
+from segjax.run import workdir
+from segjax.run.state import fingerprint
+from segjax.runtime.files import expand
+from segjax.weights import mapping
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+OPSET = 18  # of ONNX: TensorRT 10 and ONNX Runtime 1.14 know it
+
+
+def metadata(trained: Trained) -> dict[str, Any]:
+    """What a file says of its network, as JSON holds it.
+
+    dtype: what it computes in; scored_dtype: what the run was trained and scored in.
+    """
+    config = workdir.as_json(trained.config)
+    canonical = json.dumps(config, sort_keys=True).encode()
+    return {
+        "input": "image: uint8 [batch, height, width, 3], RGB",
+        "outputs": ["label: uint8 [batch, height, width]",
+                    "probabilities: float32 [batch, height, width, classes]"],
+        "table": json.loads(trained.table.to_json()),
+        "size": config["data"]["size"],
+        "fit": config["data"]["fit"],
+        "value_range": config["data"]["value_range"],
+        "fill": list(FILL),
+        "dtype": jnp.dtype(trained.model.dtype).name,
+        "scored_dtype": config["model"]["dtype"],
+        "mean": config["model"]["mean"],
+        "std": config["model"]["std"],
+        "step": trained.step,
+        "parameters": fingerprint(trained.variables["params"]),
+        "config_sha256": hashlib.sha256(canonical).hexdigest(),
+    }  # fmt: skip
+
+
+def to_stablehlo(trained: Trained, path: Path) -> None:
+    """Writes a zip file with the program (`jax.export`, every platform) and metadata.json."""
+    shape = export.symbolic_shape("batch, height, width, 3")
+    image = jax.ShapeDtypeStruct(shape, "uint8")
+    program = export.export(jax.jit(lambda x: _outputs(trained.logits(x))), platforms=PLATFORMS)
+    content = (program(image).serialize(), json.dumps(metadata(trained), indent=2))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, member in zip(networks.MEMBERS, content, strict=True):
+            file.writestr(name, member)
+
+
+def to_onnx(trained: Trained, path: Path) -> None:
+    """Writes an ONNX file with metadata.
+
+    Raises ConfigError where jax2onnx is not installed, or does not know the installed JAX.
+    """
+
+    def outputs(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        with nn.intercept_methods(blocks.as_convolution):
+            return tuple(_outputs(trained.logits(image)).values())
+
+    height, width = trained.config.data.size
+    shape = export.symbolic_shape(f"batch, {height}, {width}, 3")
+    # jax2onnx adds biases of another rank, whatever the process allows.
+    with _jax2onnx() as convert, jax.numpy_rank_promotion("allow"):
+        model = convert(
+            outputs,
+            [jax.ShapeDtypeStruct(shape, "uint8")],
+            model_name="segjax",
+            opset=OPSET,
+            input_names=["image"],
+            output_names=["label", "probabilities"],
+        )
+    del model.graph.value_info[:]  # shapes inside, which jax2onnx gives in another order of axes
+    entry = model.metadata_props.add()
+    entry.key, entry.value = networks.METADATA_KEY, json.dumps(metadata(trained))
+    path.write_bytes(model.SerializeToString())
+
+
+@contextmanager
+def _jax2onnx() -> Iterator[Callable]:
+    """jax2onnx's converter, with the name that JAX 0.12 has moved; its failures as ConfigError."""
+    try:
+        # jax2onnx 0.17 takes ClosedJaxpr from where JAX before 0.12 had it.
+        with mock.patch.object(jax._src.core, "ClosedJaxpr", core.ClosedJaxpr, create=True):
+            from jax2onnx import to_onnx
+
+            logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+            yield to_onnx
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--format onnx: {error}; pip install --no-deps -r requirements-onnx.txt"
+        ) from error
+    except (AttributeError, ImportError, NotImplementedError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"--format onnx: jax2onnx {version('jax2onnx')} fails with jax {jax.__version__} "
+            f"({reason}); take --format stablehlo, or other versions of the two (README.md says "
+            "which were tested)"
+        ) from error
+
+
+def to_safetensors(trained: Trained, path: Path) -> None:
+    """Writes the state of segmentation_models.pytorch's U-Net, with metadata in the header.
+
+    Raises ConfigError where its U-Net cannot be this network, or safetensors is not installed.
+    """
+    mapping.write(path, trained.variables, trained.config.model, metadata(trained))
+
+
+def _outputs(logits: Any) -> dict[str, Any]:
+    return {
+        "label": logits.argmax(-1).astype("uint8"),
+        "probabilities": jax.nn.softmax(logits),
+    }
+
+
+def export_run(
+    folder: str | Path,
+    output: str | Path,
+    format: str = "stablehlo",
+    *,
+    checkpoint: str = "best",
+    verify: bool = False,
+    data_root: str | None = None,
+) -> dict[str, float]:
+    """Exports a run, in float32; returns what `compare` found, empty without `verify`.
+
+    Raises:
+      ConfigError: where the name of `output` is not one of its format.
+      ExportError: where the exported network predicts something else; no file is written.
+    """
+    writers = {"stablehlo": to_stablehlo, "onnx": to_onnx, "safetensors": to_safetensors}
+    if (format == "onnx") != (Path(output).suffix.lower() == ".onnx"):
+        raise ConfigError(
+            f"--output {output} with --format {format}: ONNX files end in .onnx, and no others do"
+        )
+    folder, output = (Path(expand(str(path))) for path in (folder, output))
+    trained = networks.restore(folder, checkpoint, dtype=DTYPE)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = output.with_name(f".{output.name}.tmp")
+    try:
+        writers[format](trained, unfinished)
+        result = {}
+        if verify:
+            scored = networks.restore(folder, checkpoint)
+            result = verification.compare(scored, trained, unfinished, data_root)
+            verification.require_equal(result, output)
+        os.replace(unfinished, output)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return result
+
+
+def describe(output: str | Path, result: dict[str, Any]) -> str:
+    """What `export_run` wrote and found, in lines."""
+    size = Path(output).stat().st_size / 2**20
+    lines = [f"{output}: {size:.1f} MiB, computes in {DTYPE}"]
+    if result:
+        lines.append(f"Verified on {verification.describe(result)}")
+    if "converted" in result:
+        lines.append("The scores of the run are not those of the file: see the differences above")
+    return "\n".join(lines)

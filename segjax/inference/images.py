@@ -1,0 +1,106 @@
+"""Images in, files of class ids out, with a summary."""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from tqdm import tqdm
+
+from segjax.data import decode, values
+from segjax.errors import DataError
+from segjax.inference import inputs
+from segjax.inference.predictor import Predictor
+from segjax.runtime.files import write_json
+
+log = logging.getLogger(__name__)
+Draw = Callable[[np.ndarray, np.ndarray], np.ndarray]  # an image and its label, as a picture
+
+
+def predict_file(
+    model: Predictor,
+    path: Path,
+    out: Path,
+    draw: Draw | None,
+    probabilities: bool,
+    census: values.Census | None = None,
+) -> dict[str, Any]:
+    """Writes the results of one image; returns its entry of the summary, and adds to `census`."""
+    try:
+        raster = decode.read(path.read_bytes(), str(path))
+        image = decode.to_rgb(raster, str(path), model.network.value_range)
+        if census:
+            census.add(str(path), decode.stored_in(raster))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    start = time.perf_counter()
+    scores = None
+    if probabilities:
+        label, scores = model.label_and_probabilities(image)
+    else:
+        label = model.label(image)
+    seconds = time.perf_counter() - start
+    out.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(label, mode="P")
+    picture.putpalette(model.table.palette.astype(np.uint8).tobytes())
+    picture.save(out, pnginfo=_origin())
+    if draw:
+        Image.fromarray(draw(image, label)).save(inputs.overlay_of(out), pnginfo=_origin())
+    if probabilities:
+        np.savez_compressed(out.with_suffix(".npz"), probabilities=scores)
+    shares = np.bincount(label.ravel(), minlength=len(model.table.names)) / label.size
+    return {
+        "input": str(path),
+        "output": str(out),
+        "size": list(label.shape),
+        "seconds": round(seconds, 4),
+        "class_shares": dict(zip(model.table.names, shares.round(6).tolist(), strict=True)),
+    }
+
+
+def _origin() -> PngInfo:
+    """By which a later call knows its own results."""
+    origin = PngInfo()
+    origin.add_text("Software", inputs.SOFTWARE)
+    return origin
+
+
+def predict_images(
+    model: Predictor,
+    pattern: str,
+    output: Path,
+    *,
+    overlay: bool = False,
+    probabilities: bool = False,
+    opacity: float = 0.5,
+    contours: bool = False,
+) -> dict[str, list]:
+    """Segments every image of `pattern`; returns and writes summary.json.
+
+    It holds `images`, `skipped` (that could not be read), `unused` (that are no input) and
+    `warnings` about images that are dark to the network.
+    """
+    files, unused = inputs.find_images(pattern, output, overlay, probabilities)
+    summary = {"images": [], "skipped": [], "unused": unused, "warnings": []}
+    census = values.Census(model.network.value_range)
+    draw = partial(model.overlay, opacity=opacity, contours=contours) if overlay else None
+    log.info("Compiling the network")
+    model.label(np.zeros((*model.network.size, 3), np.uint8))
+    try:
+        for path, out in tqdm(files.items(), unit="image", disable=None):
+            try:
+                summary["images"].append(
+                    predict_file(model, path, out, draw, probabilities, census)
+                )
+            except DataError as error:
+                summary["skipped"].append(str(error))
+    finally:  # after Ctrl-C too
+        if not model.network.value_range:
+            summary["warnings"] = values.dark_inputs(census.values)
+        write_json(output / "summary.json", summary)
+    return summary

@@ -1,0 +1,115 @@
+"""Images, a video or a camera in, results in a folder out: what `python -m segjax.predict` does."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from segjax.data.problems import some
+from segjax.errors import ConfigError, DataError
+from segjax.inference import inputs, predictor
+from segjax.inference.images import predict_images
+from segjax.inference.predictor import Predictor
+from segjax.inference.video import predict_video
+from segjax.runtime.files import expand
+
+MIN_SHARE = 0.95  # of a video's frames; containers with sound count a few too many
+
+
+def choose(workdir: str | None, model: str | None) -> str:
+    """The one of --workdir and --model that is given; ConfigError for both or none."""
+    if not workdir and not model:
+        raise ConfigError("give --workdir, the folder of a run, or --model, an exported file")
+    if workdir and model:
+        raise ConfigError("--workdir and --model are both given; leave one of them out")
+    if model and not Path(model).is_file():
+        raise DataError(f"--model {model}: no such file")
+    if workdir and not Path(workdir).is_dir():
+        raise DataError(f"--workdir {workdir}: no such folder; train first")
+    return workdir or model
+
+
+def predict(
+    model: str | Path | Predictor,
+    source: str,
+    output: str | Path,
+    *,
+    checkpoint: str = "best",
+    tta: Sequence[str] = (),
+    overlay: bool = False,
+    opacity: float | None = None,
+    contours: bool = False,
+    probabilities: bool = False,
+    smoothing: float = 0.0,
+    show: bool = False,
+) -> dict[str, Any]:
+    """Segments images, a video or a camera; returns and writes OUTPUT/summary.json.
+
+    For the arguments see the flags of segjax.predict; `model` is a work directory, a file that
+    segjax.export wrote, or what `predictor.load` returned. (Long, for it has many arguments.)
+
+    Raises ConfigError for arguments that do not go together, DataError where there is no input.
+    """
+    source, output = expand(source), Path(expand(str(output)))
+    video = inputs.find_video(source)
+    if not 0 <= (opacity or 0) <= 1:
+        raise ConfigError(f"--opacity is {opacity}; give 0 (not seen) to 1")
+    drawing = {"opacity": 0.5 if opacity is None else opacity, "contours": contours}
+    if video and probabilities:
+        raise ConfigError("--probabilities is for images; a video becomes an overlay")
+    if not video:
+        for name, value in (("show", show), ("smoothing", smoothing)):
+            if value:
+                raise ConfigError(f"--{name} is for a video; --input {source} is none")
+        if (opacity is not None or contours) and not overlay:
+            raise ConfigError("--opacity and --contours change overlays; add --overlay")
+        inputs.find_images(source, output, overlay, probabilities)  # before the network is loaded
+    _make_folder(output)
+    if not isinstance(model, Predictor):
+        model = predictor.load(model, checkpoint, tta)
+    if video:
+        return predict_video(model, video, output, smoothing=smoothing, show=show, **drawing)
+    return predict_images(
+        model, source, output, overlay=overlay, probabilities=probabilities, **drawing
+    )
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--output {output} cannot be made a folder ({error.strerror}); choose another"
+        ) from error
+
+
+def report(summary: dict[str, Any], output: str) -> None:
+    """Prints what `predict` did; raises DataError for what was skipped or damaged."""
+    if "frames" in summary:
+        _report_video(summary)
+    else:
+        _report_images(summary, output)
+
+
+def _report_images(summary: dict[str, Any], output: str) -> None:
+    for line in some(summary["unused"]):
+        print(f"not used: {line}")
+    for line in summary["warnings"]:
+        print(f"warning: {line}")
+    counts = ", ".join(f"{len(summary[kind])} {kind}" for kind in ("skipped", "unused"))
+    print(f"{len(summary['images'])} images segmented, {counts}: {output}/summary.json")
+    if summary["skipped"]:
+        raise DataError("\n".join(["these were skipped:", *summary["skipped"]]))
+
+
+def _report_video(summary: dict[str, Any]) -> None:
+    frames, expected, latency = (summary[k] for k in ("frames", "expected_frames", "latency_ms"))
+    busy = ", ".join(f"{stage} {share:.0%}" for stage, share in summary["busy"].items())
+    print(f"{summary['output']}: {frames} frames, {summary['frames_per_s']} frames/s, latency "
+          f"{latency['p50']} ms (95 %: {latency['p95']} ms); at work: {busy}")  # fmt: skip
+    if summary["interrupted"]:
+        raise KeyboardInterrupt
+    if frames < MIN_SHARE * max(expected, 1):
+        raise DataError(
+            f"{summary['input']} ended after {frames} of {expected} frames: it is damaged or cut "
+            "off"
+        )

@@ -1,0 +1,130 @@
+"""A trained run, scored on one of its splits or on other labelled data."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from segjax.errors import ConfigError
+from segjax.evaluation import scored
+from segjax.evaluation import tta as test_time
+from segjax.evaluation.evaluator import Evaluation, evaluate, write_report
+from segjax.evaluation.scored import SPLITS, Scored
+from segjax.run import state, workdir
+from segjax.run.checkpoints import Checkpoints
+from segjax.runtime.devices import Parallel
+from segjax.runtime.files import expand
+from segjax.training import build
+
+log = logging.getLogger(__name__)
+
+
+def evaluate_run(
+    folder: str | Path,
+    split: str = "val",
+    checkpoint: str = "best",
+    data_root: str | None = None,
+    resolution: str | None = None,
+    *,
+    images: str | None = None,
+    masks: str | None = None,
+    name: str | None = None,
+    output: str | Path | None = None,
+    tta: Sequence[str] = (),
+) -> dict:
+    """Scores a checkpoint of `folder`, writes the report and returns it.
+
+    For the arguments see the flags of segjax.evaluate. A report's name says what is not as it was
+    in training: val_input_tta_flip. (Long, for it has many arguments.)
+    """
+    folder = Path(expand(str(folder)))
+    data_root, images, masks, output = (
+        place and expand(str(place)) for place in (data_root, images, masks, output)
+    )
+    config, table, counts = workdir.load(folder)
+    changes = [] if checkpoint == "best" else [checkpoint]
+    changes += _set_resolution(config, resolution)
+    if tta:
+        test_time.scales(tta)
+        changes += ["tta", *tta]
+    _check_place(folder, name, output)
+    devices = Parallel(config.parallel)
+    checkpoints = Checkpoints(folder, reads_only=True)
+    step = checkpoints.find(checkpoint)
+    data = scored.find(folder, config.data, table, split, data_root, images, masks)
+    for warning in data.report.warnings:
+        log.warning("%s", warning)
+    config.data = data.config
+    path = Path(output or folder / "report" / f"{name or '_'.join([data.name, *changes])}.json")
+    if data.name != split and not (name or output):
+        _require_same_data(path, data)
+    functions = build.build(config, devices, len(table.names), counts, total_steps=1, tta=tta)
+    result = _evaluate(functions, config, devices, data, checkpoints, step)
+    log.info("Pictures and scores: %s", path)
+    resolution = build.resolution_name(config)
+    return write_report(path, result, table, step, resolution, tta, devices.is_first)
+
+
+def _set_resolution(config: ConfigDict, resolution: str | None) -> list[str]:
+    """Changes where scores are counted; returns what a report's name says of it."""
+    if resolution and config.data.fit == "pad":
+        raise ConfigError(
+            "--resolution is for runs that resize; this one's images keep their pixels"
+        )
+    if not resolution or resolution == config.eval.resolution:
+        return []
+    config.eval.resolution = resolution
+    return [resolution]
+
+
+def _evaluate(
+    functions: build.Functions,
+    config: ConfigDict,
+    devices: Parallel,
+    data: Scored,
+    checkpoints: Checkpoints,
+    step: int,
+) -> Evaluation:
+    """Scores the averaged weights of the checkpoint of `step`, which is closed."""
+    fresh = state.create(functions.model, functions.optimizer, config.seed)
+    variables = devices.replicate(checkpoints.restore_ema(fresh.ema, step))
+    checkpoints.close()
+    return evaluate(
+        variables,
+        build.eval_examples(config, data.split, data.report, data.source, data.place),
+        step=functions.eval_step,
+        loss=functions.loss,
+        logits=functions.logits,
+        devices=devices,
+        batch_size=config.eval.batch_size,
+        num_pictures=config.eval.num_pictures,
+    )
+
+
+def _check_place(folder: Path, name: str | None, output: str | Path | None) -> None:
+    """Raises ConfigError where a report would not be found, or be taken for that of a split."""
+    if name and output:
+        raise ConfigError("--name and --output are both given; leave one of them out")
+    if output and Path(output).suffix != ".json":
+        raise ConfigError(f"--output {output}: give a file that ends in .json")
+    inside = output and Path(output).resolve().parent == (folder / "report").resolve()
+    name = Path(output).stem if inside else name
+    if name and (name.split("_")[0] in SPLITS or "/" in name):
+        raise ConfigError(
+            f"--name or --output: {name!r} would be taken for a report on the run's own data, or "
+            f"is a path; choose another whose first word is none of {', '.join(SPLITS)}"
+        )
+
+
+def _require_same_data(path: Path, data: Scored) -> None:
+    """Raises ConfigError where a report is of other data that have the same name."""
+    try:
+        recorded = json.loads(path.read_text())["data"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or of an earlier version
+        return
+    if recorded != data.report.sha256[data.split]:
+        raise ConfigError(
+            f"{path} is of other data of this name; give --name, or remove the report"
+        )
