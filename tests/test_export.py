@@ -18,7 +18,7 @@ from segjax.data.counts import Report
 from segjax.data.shapes import table
 from segjax.errors import ConfigError, DataError, ExportError
 from segjax.inference import exporters, networks, verification
-from segjax.models.layers.blocks import blocks
+from segjax.models.layers import blocks
 from segjax.run import workdir
 from segjax.run.checkpoints import Checkpoints
 from segjax.run.state import TrainState

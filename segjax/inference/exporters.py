@@ -26,7 +26,7 @@ from segjax.errors import ConfigError
 from segjax.inference import networks, verification
 from segjax.inference.networks import Trained
 from segjax.inference.verification import DTYPE
-from segjax.models.layers.blocks import blocks
+from segjax.models.layers import blocks
 from segjax.run import workdir
 from segjax.run.state import fingerprint
 from segjax.runtime.files import expand
