@@ -14,6 +14,7 @@ RANKS = (
     {"run"},
     {"evaluation", "weights"},
     {"training", "inference"},
+    {"tuning"},
 )
 
 

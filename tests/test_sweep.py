@@ -16,7 +16,7 @@ from segjax.errors import ConfigError, Interrupted, InUseError, TrainingError
 from segjax.training import loop
 
 optuna = pytest.importorskip("optuna")
-from experiments import sweep  # noqa: E402
+from segjax.tuning import space, study, trials  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RATE = "optim.learning_rate=log:1e-4:1e-1"
@@ -25,7 +25,7 @@ PROCESS = """
 import os, signal, sys, time
 from pathlib import Path
 from configs import quickstart
-from experiments import sweep
+from segjax.tuning import space, study, trials
 from segjax.training import loop
 
 def fake(config, folder, on_epoch):
@@ -38,16 +38,16 @@ def fake(config, folder, on_epoch):
 
 loop.train_and_evaluate = fake
 config = quickstart.get_config()
-search = sweep.parse_search(config, ["optim.learning_rate=log:1e-4:1e-1"])
-sweep.run(sweep.Sweep(config, search, Path(sys.argv[1]), trials=TRIALS, grace=GRACE))
+search = space.parse_search(config, ["optim.learning_rate=log:1e-4:1e-1"])
+trials.run(study.Sweep(config, search, Path(sys.argv[1]), trials=TRIALS, grace=GRACE))
 """
 
 
 @pytest.fixture
 def tiny(tiny_config, tmp_path):
     """A sweep over the learning rate of a tiny configuration."""
-    search = sweep.parse_search(tiny_config, [RATE])
-    return sweep.Sweep(tiny_config, search, tmp_path / "study", trials=4)
+    search = space.parse_search(tiny_config, [RATE])
+    return study.Sweep(tiny_config, search, tmp_path / "study", trials=4)
 
 
 def pretend(monkeypatch, score, picture=False):
@@ -65,7 +65,7 @@ def pretend(monkeypatch, score, picture=False):
 
     monkeypatch.setattr(loop, "train_and_evaluate", fake)
     if not picture:  # drawing takes longer than all the rest
-        monkeypatch.setattr(sweep, "picture", lambda table, search: Figure((1, 1)))
+        monkeypatch.setattr(trials, "picture", lambda table, search: Figure((1, 1)))
     return folders
 
 
@@ -101,7 +101,7 @@ def read(folder):
 )
 def test_a_mistake_in_what_to_search_is_told_with_the_field(tiny_config, text, told):
     with pytest.raises(ConfigError, match=told) as error:
-        sweep.parse_search(tiny_config.lock(), [text])
+        space.parse_search(tiny_config.lock(), [text])
     assert text in str(error.value)
 
 
@@ -115,36 +115,36 @@ def test_values_arrive_in_the_configuration_with_the_type_of_their_field(tiny_co
     }
     texts = [f"{field}={text},{text}0" for field, (text, _) in choices.items()][:3]
     texts += ["model.freeze_encoder=true,false", "data.size=(32,64),(64,64)"]
-    search = sweep.parse_search(tiny_config, texts)
+    search = space.parse_search(tiny_config, texts)
     assert search["data.size"].choices == ("(32,64)", "(64,64)")
     params = {field: text for field, (text, _) in choices.items()}
-    config = sweep.with_values(tiny_config, params)
+    config = space.with_values(tiny_config, params)
     for field, (_, value) in choices.items():
         assert config[field] == value and type(config[field]) is type(value)
-    assert sweep.as_flags(params).endswith("--config.data.size='(32,64)'")
+    assert space.as_flags(params).endswith("--config.data.size='(32,64)'")
 
 
 def test_ranges_keep_to_whole_steps_and_decades(tiny_config):
     texts = ["batch_size=int:4:15:4", RATE, "num_epochs=log:1:100"]
-    search = sweep.parse_search(tiny_config, texts)
+    search = space.parse_search(tiny_config, texts)
     assert search["batch_size"] == optuna.distributions.IntDistribution(4, 12, step=4)
     assert search["optim.learning_rate"].log and search["num_epochs"].log
     with pytest.raises(ConfigError, match="twice"):
-        sweep.parse_search(tiny_config, [RATE, RATE])
+        space.parse_search(tiny_config, [RATE, RATE])
     with pytest.raises(ConfigError, match="--search is missing"):
-        sweep.parse_search(tiny_config, [])
+        space.parse_search(tiny_config, [])
 
 
 def test_a_choice_that_no_run_can_have_is_refused_before_the_first(tiny, tiny_config):
-    search = sweep.parse_search(tiny_config, ["model.upsample=nearest,bilinera"])
+    search = space.parse_search(tiny_config, ["model.upsample=nearest,bilinera"])
     with pytest.raises(ConfigError, match=r"--search model.upsample: .*'bilinera'"):
-        sweep.check(replace(tiny, search=search))
+        trials.check(replace(tiny, search=search))
 
 
 def test_a_sweep_goes_on_with_other_values_and_ends_when_enough_are_finished(tiny, monkeypatch):
     folders = pretend(monkeypatch, lambda config: config.optim.learning_rate, picture=True)
-    sweep.run(replace(tiny, trials=3))
-    best = sweep.run(replace(tiny, trials=4))
+    trials.run(replace(tiny, trials=3))
+    best = trials.run(replace(tiny, trials=4))
     assert [folder.name for folder in folders] == ["0", "1", "2", "3"]
     found = read(tiny.folder)
     rates = [row["params"]["optim.learning_rate"] for row in found["trials"]]
@@ -152,28 +152,28 @@ def test_a_sweep_goes_on_with_other_values_and_ends_when_enough_are_finished(tin
     assert found["best"] == best and best["mean_iou"] == max(rates)
     assert best["flags"] == f"--config.optim.learning_rate={max(rates)!r}"
     assert (tiny.folder / "sweep.png").stat().st_size > 10_000
-    sweep.run(replace(tiny, trials=4))
+    trials.run(replace(tiny, trials=4))
     assert len(folders) == 4
 
     again = replace(tiny, folder=tiny.folder.with_name("again"), trials=1)
-    assert sweep.run(again)["params"] == found["trials"][0]["params"]
+    assert trials.run(again)["params"] == found["trials"][0]["params"]
 
 
 def test_another_sweep_in_the_same_folder_is_refused(tiny, monkeypatch):
     pretend(monkeypatch, lambda config: 0.5)
-    sweep.run(tiny)
-    other = sweep.parse_search(tiny.config, ["loss.dice=float:0:2"])
+    trials.run(tiny)
+    other = space.parse_search(tiny.config, ["loss.dice=float:0:2"])
     with pytest.raises(ConfigError, match=r"another sweep: .*loss\.dice.*Choose another --study"):
-        sweep.run(replace(tiny, search=other))
+        trials.run(replace(tiny, search=other))
     with pytest.raises(ConfigError, match="nowhere cannot be opened"):
-        sweep.run(replace(tiny, storage="postgresql:nowhere"))
+        trials.run(replace(tiny, storage="postgresql:nowhere"))
 
 
 def test_bad_trials_are_pruned_and_only_good_ones_keep_their_checkpoints(tiny, monkeypatch):
     scores = iter([0.5] * 24 + [0.1, 0.1])  # three for a trial that is not pruned, in its first
 
     pretend(monkeypatch, lambda config: next(scores))
-    sweep.run(replace(tiny, trials=9))
+    trials.run(replace(tiny, trials=9))
     found = read(tiny.folder)
     assert [row["state"] for row in found["trials"]] == ["complete"] * 8 + ["pruned"]
     kept = [(tiny.folder / "trials" / str(i) / "checkpoints").exists() for i in range(9)]
@@ -187,7 +187,7 @@ def test_a_trial_that_fails_does_not_end_the_sweep_but_five_in_a_row_do(tiny, mo
         return 0.5
 
     pretend(monkeypatch, score)
-    sweep.run(replace(tiny, seed=2))
+    trials.run(replace(tiny, seed=2))
     rows = read(tiny.folder)["trials"]
     failed = [row for row in rows if row["params"]["optim.learning_rate"] > 3e-3]
     assert failed and all(row["state"] == "failed" for row in failed)
@@ -200,7 +200,7 @@ def test_a_trial_that_fails_does_not_end_the_sweep_but_five_in_a_row_do(tiny, mo
 
     folders = pretend(monkeypatch, refuse)
     with pytest.raises(TrainingError, match=r"5 trials in a row .*config.batch_size is 4"):
-        sweep.run(replace(tiny, folder=tiny.folder.with_name("none")))
+        trials.run(replace(tiny, folder=tiny.folder.with_name("none")))
     assert len(folders) == 5
 
 
@@ -213,8 +213,8 @@ def test_a_trial_that_another_process_still_trains_is_left_alone_and_tried_again
         return 0.5
 
     folders, waits = pretend(monkeypatch, score), []
-    monkeypatch.setattr(sweep.time, "sleep", waits.append)
-    sweep.run(replace(tiny, trials=1))
+    monkeypatch.setattr(trials.time, "sleep", waits.append)
+    trials.run(replace(tiny, trials=1))
     assert folders == [tiny.folder / "trials" / "0"] * 2 and tiny.grace in waits
     (row,) = read(tiny.folder)["trials"]
     assert row["state"] == "complete" and "error" not in row
@@ -246,7 +246,7 @@ def test_two_processes_share_a_sweep_and_leave_each_other_the_trials_they_have(t
 def test_trials_that_really_train_and_one_that_is_interrupted(tiny, monkeypatch):
     tiny.config.model.freeze_encoder = True  # compiles in less time
     # What is searched changes nothing, so that the interrupted trial has to equal the other one.
-    search = sweep.parse_search(tiny.config, ["log_every=int:1:1000"])
+    search = space.parse_search(tiny.config, ["log_every=int:1:1000"])
     tiny = replace(tiny, search=search, trials=2)
     monkeypatch.setattr(jax, "clear_caches", lambda: None)  # other tests use them too
     validate = loop.Run.validate
@@ -258,17 +258,17 @@ def test_trials_that_really_train_and_one_that_is_interrupted(tiny, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(loop.Run, "validate", press_ctrl_c)
         with pytest.raises(Interrupted, match="stopped at step 4"):
-            sweep.run(tiny)
+            trials.run(tiny)
     (row,) = read(tiny.folder)["trials"]
     assert row["state"] == "interrupted" and row["mean_iou"] is None
 
-    sweep.run(tiny)
+    trials.run(tiny)
     resumed, other = read(tiny.folder)["trials"]
     assert (resumed["state"], other["state"]) == ("complete", "complete")
     assert resumed["params"] == row["params"] != other["params"]
     assert resumed["mean_iou"] == other["mean_iou"] > 0
-    with sweep.open_study(tiny) as study:
-        first, second, third = (trial.intermediate_values for trial in study.trials)
+    with study.open_study(tiny) as opened:
+        first, second, third = (trial.intermediate_values for trial in opened.trials)
     assert first == {} and second == third and sorted(third) == [1, 2]
     report = json.loads((tiny.folder / "trials" / "0" / "report" / "val.json").read_text())
     assert report["mean_iou"] == resumed["mean_iou"]
