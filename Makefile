@@ -12,20 +12,9 @@ train: $(VENV)/.ready
 test: $(VENV)/.ready-test
 	$(RUN) -m pytest -n 2 --dist loadfile
 
-# A small run from training to exported files: whether the installed versions work together.
-smoke: $(VENV)/.ready-test
-	rm -rf $(VENV)/smoke
-	$(RUN) -m segjax.main --config configs/quickstart.py --workdir $(VENV)/smoke/run \
-	  --config.num_epochs=1 --config.data.num_train=400 --config.data.num_val=20
-	$(RUN) -m segjax.evaluate --workdir $(VENV)/smoke/run --split test
-	$(RUN) -m segjax.predict --workdir $(VENV)/smoke/run --output $(VENV)/smoke/predicted \
-	  --input experiments/quickstart/predictions.png --overlay
-	for format in stablehlo:zip onnx:onnx; do \
-	  $(RUN) -m segjax.export --workdir $(VENV)/smoke/run --verify \
-	    --format $${format%:*} --output $(VENV)/smoke/model.$${format#*:} || exit 1; \
-	  $(RUN) -m segjax.predict --model $(VENV)/smoke/model.$${format#*:} \
-	    --input experiments/quickstart/predictions.png --output $(VENV)/smoke/$${format%:*} || exit 1; \
-	done
+# The package as users install it, from training to exported files.
+smoke:
+	.ci/smoke $(PYTHON)
 
 lint: $(VENV)/.ready-test
 	$(VENV)/bin/ruff format --check .

@@ -15,12 +15,12 @@ Expected result and cost: experiments/gan_refinement.
 
 from ml_collections import ConfigDict
 
-from configs import camvid
+from segjax.runtime import recipes
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """Starts from the weights of `configs/camvid.py`; `cpu` halves the discriminator's channels."""
-    config = camvid.get_config(variant)
+    config = recipes.load(f"camvid:{variant}")
     config.init_from = "runs/camvid"
     config.num_epochs //= 10
     config.optim.learning_rate /= 4

@@ -8,12 +8,12 @@ Expected result and cost: experiments/gan_refinement.
 
 from ml_collections import ConfigDict
 
-from configs import quickstart
+from segjax.runtime import recipes
 
 
 def get_config() -> ConfigDict:
     """Starts from the weights in runs/quickstart, at a lower learning rate."""
-    config = quickstart.get_config()
+    config = recipes.load("quickstart")
     config.init_from = "runs/quickstart"
     config.num_epochs = 1
     config.optim.learning_rate /= 4

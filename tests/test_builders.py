@@ -86,9 +86,9 @@ def test_a_directory_slices_and_pickles(prepared):
 
 def test_faults_are_named(raw, prepared, tmp_path):
     root = prepared.parents[1]
-    with pytest.raises(DataError, match=r"'camvid': .* segjax\.data\.prepare camvid --source DIR"):
+    with pytest.raises(DataError, match=r"'camvid': .* segjax\.prepare camvid --source DIR"):
         build_source(config_of("tfds", tmp_path), "train")
-    with pytest.raises(DataError, match=r"'voc2012': .*segjax\.data\.prepare voc2012 --source DIR"):
+    with pytest.raises(DataError, match=r"'voc2012': .*segjax\.prepare voc2012 --source DIR"):
         build_source(config_of("tfds", tmp_path, name="voc2012"), "train")
     with pytest.raises(DataError, match=r"'pets': .* below .*`tfds build pets"):
         build_source(config_of("tfds", tmp_path, name="pets"), "train")

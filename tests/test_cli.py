@@ -57,7 +57,7 @@ def split_errors(done):
         ([QUICKSTART, "--batch_size=2"], ["'batch_size'", "mean --config.batch_size or"]),
         ([QUICKSTART, "--config.optim=adamw"], ["config.optim is a section", "learning_rate"]),
         (["--config", "configs/foldr.py"], ["foldr.py", "mean configs/folder.py?"]),
-        (["--config=quickstart"], ["No such file", "mean configs/quickstart.py?"]),
+        (["--config=quickstrat"], ["No such file", "quickstrat; did you mean quickstart?"]),
         ([QUICKSTART, "--config.batch_size=many"], ["config.batch_size=many"]),
         ([QUICKSTART, "--config.batch_size=2.5"], ["config.batch_size=2.5"]),
         ([QUICKSTART, "--workdri=runs/x"], ["workdri", "Did you mean: workdir"]),

@@ -34,7 +34,7 @@ def prepare(
     dataset: str, source: str, data_dir: str | None = None, output: str | None = None
 ) -> tuple[Path, str]:
     """Prepares a dataset; returns where it is, and the flags of segjax.main that train on it."""
-    flags = f"--config configs/{dataset}.py"
+    flags = f"--config {dataset}"
     if dataset in BUILDERS:
         path = build(dataset, source, data_dir)
         flags += (

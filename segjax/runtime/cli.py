@@ -6,7 +6,6 @@ Nothing here imports JAX, so that `--help` and a mistyped flag answer at once.
 import contextlib
 import logging
 import os
-import runpy
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from segjax.errors import ConfigError, SegjaxError
-from segjax.runtime import process, suggestions
+from segjax.runtime import process, recipes, suggestions
 from segjax.runtime.files import expand, expand_argument, expand_config
 
 FLAGS = flags.FLAGS
@@ -32,7 +31,8 @@ def define_config() -> None:
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "Configuration file, with a variant if it has any: configs/camvid.py:cpu. "
+        "A configuration of segjax by name, or a file, with a variant if it has any: camvid, "
+        "camvid:cpu, mine.py. "
         "--config.FIELD=VALUE changes a field.",
         lock_config=True,
     )
@@ -93,7 +93,7 @@ def config() -> ConfigDict:
     ~ in its paths is the home folder, and one number for data.size a square.
     """
     if FLAGS.config is None:
-        raise ConfigError("--config is missing; try --config configs/quickstart.py")
+        raise ConfigError("--config is missing; try --config quickstart")
     expand_config(FLAGS.config)
     if len(FLAGS.config.data.size) == 1:
         FLAGS.config.data.size *= 2
@@ -116,21 +116,30 @@ def _describe(error: BaseException) -> str:
     return unknown + ". ".join(lines)
 
 
-def _config_file(argv: Sequence[str]) -> str:
-    """FILE.py[:VARIANT] of --config; '' without one."""
-    for argument, following in pairwise([*argv, ""]):
+def _find_config(argv: Sequence[str]) -> tuple[int, str]:
+    """Which argument names the configuration, and the name; 0 and '' without one."""
+    for i, (argument, following) in enumerate(pairwise([*argv, ""])):
         if argument in ("--config", "-config"):
-            return following
+            return i + 1, following
         if argument.startswith(("--config=", "-config=")):
-            return argument.partition("=")[2]
-    return ""
+            return i, argument.partition("=")[2]
+    return 0, ""
+
+
+def _with_file(argv: list[str]) -> list[str]:
+    """The arguments, with its file in place of a configuration's name."""
+    i, name = _find_config(argv)
+    if not name:
+        return argv
+    path, colon, variant = name.partition(":")
+    found = argv[i].removesuffix(name) + str(recipes.find(path)) + colon + variant
+    return [*argv[:i], found, *argv[i + 1 :]]
 
 
 def _plain_config(argv: Sequence[str]) -> ConfigDict | None:
-    """The configuration of that file, without what other arguments change in it."""
-    path, _, variant = _config_file(argv).partition(":")
-    with contextlib.suppress(Exception):  # whatever is wrong with the file is told elsewhere
-        return runpy.run_path(path)["get_config"](*filter(None, [variant]))
+    """The configuration of --config, without what other arguments change in it."""
+    with contextlib.suppress(Exception):  # whatever is wrong with the file is reported elsewhere
+        return recipes.load(_find_config(argv)[1])
     return None
 
 
@@ -156,9 +165,6 @@ def _mistyped(argv: Sequence[str]) -> str:
 
 def _explain(error: Exception, argv: Sequence[str]) -> str:
     """One line that says what to change."""
-    if isinstance(error, OSError):
-        alike = suggestions.text(suggestions.of_file(_config_file(argv).partition(":")[0]))
-        return f"--config: {str(error).splitlines()[-1].strip()}{alike}"
     if mistyped := _mistyped(argv):
         return mistyped
     if isinstance(error, flags.UnrecognizedFlagError):
@@ -179,9 +185,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
     except ConfigError as error:
         sys.exit(f"Error: {error}")
     try:
+        if "config" in FLAGS:
+            argv = _with_file(argv)
         rest = FLAGS(argv)
-        if "config" in FLAGS and FLAGS.config is not None:
-            _ = FLAGS.config.is_locked  # ml_collections tells of a missing file only when asked
         if len(rest) == 1:
             return rest
         message = f"unexpected argument {rest[1]!r}; flags are written --name=value"

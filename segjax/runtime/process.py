@@ -15,7 +15,8 @@ from pathlib import Path
 MEMORY = f"glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold={2**40}"
 # Convolutions by Eigen and not by YNNPACK, which takes twice as long for many of them.
 CONVOLUTIONS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
-JAXLIB = (0, 10), (0, 13)  # from and before: XLA ends a program at a flag that it does not know
+JAXLIB = (0, 10), (0, 13)  # from and before: XLA aborts on unknown flags
+COMMAND = Path(__file__).resolve().parents[1] / "__main__.py"
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of NVIDIA, of AMD, of either under Windows
 
 
@@ -38,18 +39,26 @@ def is_used() -> bool:
 
 
 def start_anew(program: str) -> None:
-    """Starts this process anew, once, with `settings`, for glibc reads its own at the start.
+    """Re-executes the process once, with `settings`: glibc reads its own at the start.
 
     Nothing happens where JAX will use a GPU, nor where Python was started with another file than
-    `program`: a notebook, a debugger or a profiler that runs it would be lost.
+    `program` or the command `segjax`: a notebook, a debugger or a profiler would be lost.
     """
     # A mark among the arguments: an executable that is a wrapper may change the environment.
     again = "started_anew" in sys._xoptions
-    if again or os.name != "posix" or not is_used() or _started_with() != Path(program).resolve():
+    if again or os.name != "posix" or not is_used() or not _was_started(Path(program)):
         return
     command = [sys.executable, "-X", "started_anew", *sys.orig_argv[1:]]
     with contextlib.suppress(OSError):
         os.execve(sys.executable, command, os.environ | settings())
+
+
+def _was_started(program: Path) -> bool:
+    """True where Python was started with this file, with `-m segjax`, or by pip's script for it."""
+    found = _started_with()
+    if found is None:
+        return False
+    return found in (program.resolve(), COMMAND) or (found.name == "segjax" and found.is_file())
 
 
 def _started_with() -> Path | None:
@@ -60,6 +69,8 @@ def _started_with() -> Path | None:
             next(arguments, None)
         elif argument == "-m":
             spec = importlib.util.find_spec(next(arguments, ""))
+            if spec and spec.submodule_search_locations:  # a package
+                spec = importlib.util.find_spec(f"{spec.name}.__main__")
             return Path(spec.origin).resolve() if spec and spec.origin else None
         elif argument in ("-", "-c"):
             return None

@@ -57,6 +57,17 @@ def test_what_runs_a_program_is_not_started_anew_in_its_place(script):
 
 
 @ours
+def test_the_command_segjax_starts_anew_in_place_of_an_entry_point(script, monkeypatch):
+    text = SCRIPT.replace("__file__", repr(str(script.with_name("evaluate.py"))))
+    for name, started in (("segjax", process.MEMORY), ("host", None)):
+        command = script.with_name(name)  # pip's script has no suffix
+        command.write_text(text)
+        assert printed(command, "a") == f"{started} ['a']"
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, "-m", "segjax", "train"])
+    assert process._started_with() == process.COMMAND == ROOT / "segjax" / "__main__.py"
+
+
+@ours
 def test_a_host_with_a_gpu_needs_no_settings(script, monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setattr(process, "GPUS", (str(script),))
