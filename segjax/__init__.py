@@ -90,7 +90,7 @@ def evaluate(workdir: str | Path, split: str = "val", **options: Any) -> dict[st
     """Scores a run on a split or on other data; `python -m segjax.evaluate` in Python.
 
         report = segjax.evaluate("runs/quickstart", split="test")
-        report["mean_iou"], report["per_class"]["circle"]["iou"]
+        report["mean_iou"], report["per_class"]["background"]["iou"]
 
     Args:
       options: as the flags of segjax.evaluate: data_root, images, masks, tta, ...

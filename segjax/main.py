@@ -15,6 +15,12 @@ cli.define_multihost()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints, summaries and reports go; runs/<config name> by default."
 )
+_PROFILE = flags.DEFINE_integer(
+    "profile",
+    0,
+    "Trace so many training steps for TensorBoard's profile plugin or Perfetto, after the first.",
+    0,
+)
 
 
 def main() -> None:
@@ -24,7 +30,7 @@ def main() -> None:
     from segjax.training import loop  # late: JAX takes seconds to import, --help should not
 
     process.use_kept_memory()
-    loop.train_and_evaluate(config, workdir)
+    loop.train_and_evaluate(config, workdir, profile_steps=_PROFILE.value)
 
 
 if __name__ == "__main__":

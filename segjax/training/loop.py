@@ -3,7 +3,7 @@
 import logging
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from segjax.errors import DataError, Interrupted
 from segjax.evaluation import boundary, plots
 from segjax.evaluation.evaluator import write_report
 from segjax.evaluation.report import format_table
-from segjax.run import lock
+from segjax.run import lock, profile
 from segjax.run.progress import Progress
 from segjax.run.tensorboard import Summaries
 from segjax.runtime.devices import Parallel
@@ -29,7 +29,10 @@ OnEpoch = Callable[[list[dict[str, float]]], None]
 
 
 def train_and_evaluate(
-    config: ConfigDict, folder: str | Path, on_epoch: OnEpoch | None = None
+    config: ConfigDict,
+    folder: str | Path,
+    on_epoch: OnEpoch | None = None,
+    profile_steps: int = 0,
 ) -> tuple[State, dict]:
     """Trains, or resumes, and evaluates the best checkpoint on the validation split.
 
@@ -37,6 +40,7 @@ def train_and_evaluate(
       on_epoch: called after every epoch with the history: a row per epoch, with epoch, train_loss …
         and, where an evaluation ran, and the epoch was saved, val_mean_iou …. What it raises ends
         the run; of several processes, all have to raise it.
+      profile_steps: how many steps to trace, see `profile.traced`.
 
     Returns:
       The last state, unreplicated, and the report that is also in report/val.json.
@@ -51,12 +55,12 @@ def train_and_evaluate(
     with lock.hold(folder, Parallel(config.parallel)):
         run = Run(config, folder)
         try:
-            return run.devices.unreplicate(_train(run, on_epoch)), write_reports(run)
+            return run.devices.unreplicate(_train(run, on_epoch, profile_steps)), write_reports(run)
         finally:
             run.checkpoints.close()
 
 
-def _train(run: Run, on_epoch: OnEpoch | None) -> State:
+def _train(run: Run, on_epoch: OnEpoch | None, profile_steps: int) -> State:
     train_state = run.devices.replicate(run.start_state)
     steps = run.start_step, run.total_steps, run.steps_per_epoch
     with (
@@ -65,11 +69,14 @@ def _train(run: Run, on_epoch: OnEpoch | None) -> State:
         Progress(*steps, run.config.batch_size) as progress,
     ):
         summaries.text(run.start_step, "config", f"```\n{run.config}\n```")
-        return _loop(run, train_state, signals, summaries, progress, on_epoch)
+        numbers = range(run.start_step + 1, run.total_steps + 1)
+        numbers = profile.traced(numbers, run.folder / "tensorboard", profile_steps)
+        return _loop(run, numbers, train_state, signals, summaries, progress, on_epoch)
 
 
 def _loop(
     run: Run,
+    numbers: Iterable[int],
     train_state: State,
     signals: list[int],
     summaries: Summaries,
@@ -78,7 +85,7 @@ def _loop(
 ) -> State:
     pending: list[Any] = []
     batches = progress.timed(run.batches())
-    for step in range(run.start_step + 1, run.total_steps + 1):
+    for step in numbers:
         try:
             batch = next(batches)
         except DataError:  # a file that was there when the run began
