@@ -74,8 +74,8 @@ def test_the_discriminator_parts_the_scores_and_the_segmenter_raises_its_own(obj
 
 
 def test_vanilla_still_teaches_a_segmenter_that_is_always_found_out():
-    slope = jax.grad(adversarial.segmenter_loss, argnums=1)("vanilla", jnp.array([-20.0]))
-    np.testing.assert_allclose(slope, -1, rtol=1e-6)
+    gradient = jax.grad(adversarial.segmenter_loss, argnums=1)("vanilla", jnp.array([-20.0]))
+    np.testing.assert_allclose(gradient, -1, rtol=1e-6)
 
 
 def test_the_verdict_is_a_probability_for_vanilla_only():

@@ -41,7 +41,8 @@ def batch_of(count, size=(48, 48)):
 
 @cache
 def compiled(out, changes):
-    return jax.jit(partial(augment.augment, out=out, config=config(**dict(changes))))
+    options = augment.Options(**config(**dict(changes)))
+    return jax.jit(partial(augment.augment, out=out, options=options))
 
 
 def run(batch, out=OUT, seed=0, **changes):

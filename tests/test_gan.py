@@ -107,6 +107,7 @@ def one(shared_tiny_config):
     config = with_discriminator(shared_tiny_config, objective="vanilla")
     functions = build_all(config, Parallel("jit", jax.devices()[:1]))
     parts = functions.gan.step.__wrapped__.keywords
+    adversary = parts["adversary"]
 
     def scaled(optimizer, factor):
         def update(*args):
@@ -121,8 +122,10 @@ def one(shared_tiny_config):
             state,
             batch,
             optimizer=scaled(parts["optimizer"], segmenter_rate),
-            discriminator_optimizer=scaled(parts["discriminator_optimizer"], discriminator_rate),
-            weight=lambda _: weight,
+            adversary=adversary._replace(
+                optimizer=scaled(adversary.optimizer, discriminator_rate),
+                weight=lambda _: weight,
+            ),
         )
 
     return parts, create_state(functions), step
@@ -152,7 +155,9 @@ def test_the_gradients_are_those_of_the_two_losses(one):
 
         def judge(params, probabilities):
             variables = {"params": params}
-            return parts["discriminator"].apply(variables, image, probabilities, train=True)
+            return parts["adversary"].discriminator.apply(
+                variables, image, probabilities, train=True
+            )
 
         def logits_of(params):
             variables = generator.variables | {"params": params}
@@ -168,7 +173,9 @@ def test_the_gradients_are_those_of_the_two_losses(one):
 
         def discriminator_loss(params):
             probabilities = jax.nn.softmax(logits_of(generator.params))
-            real = judge(params, adversarial.soften(label, probabilities, parts["softening"]))
+            real = judge(
+                params, adversarial.soften(label, probabilities, parts["adversary"].softening)
+            )
             fake = judge(params, adversarial.mask_void(probabilities, label))
             return adversarial.discriminator_loss("vanilla", real, fake)
 
@@ -182,7 +189,7 @@ def test_the_gradients_are_those_of_the_two_losses(one):
         # Into the optimisers' states: what they make of a gradient of nearly zero is its sign.
         return (
             parts["optimizer"].update(gradients, generator.opt_state, generator.params)[1],
-            parts["discriminator_optimizer"].update(critic_gradients, critic.opt_state)[1],
+            parts["adversary"].optimizer.update(critic_gradients, critic.opt_state)[1],
             norms[1] / sum(norms),
             optax.global_norm(critic_gradients),
         )
@@ -203,13 +210,15 @@ def test_void_has_no_part_in_the_adversarial_gradient(one):
 
     @jax.jit
     @jax.grad
-    def slope(logits):
+    def gradient(logits):
         fake = adversarial.mask_void(jax.nn.softmax(logits), batch["label"])
         variables = start.discriminator.variables
-        scores = parts["discriminator"].apply(variables, batch["image"], fake, train=False)
+        scores = parts["adversary"].discriminator.apply(
+            variables, batch["image"], fake, train=False
+        )
         return adversarial.segmenter_loss("vanilla", scores)
 
-    np.testing.assert_array_equal((slope(logits) != 0).any(-1), batch["label"] < NUM_CLASSES)
+    np.testing.assert_array_equal((gradient(logits) != 0).any(-1), batch["label"] < NUM_CLASSES)
 
 
 def test_a_discriminator_learns_to_tell_labels_from_a_segmenter_that_stays_as_it_is(one):

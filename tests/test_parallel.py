@@ -14,7 +14,7 @@ from segjax.errors import ConfigError
 from segjax.evaluation import boundary
 from segjax.run import state
 from segjax.runtime.devices import Parallel
-from segjax.training import build
+from segjax.training import build, steps
 
 NUM_CLASSES = 3
 
@@ -210,6 +210,59 @@ def test_accumulated_parts_count_by_their_labelled_pixels(
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
     if not dice:
         assert_close(updated([(image, label)], [1.0])[0], after.params, 1e-5)
+
+
+class Noisy(nn.Module):
+    """A stochastic segmenter without batch statistics: dropout by every example's key."""
+
+    num_classes: int
+    axis_name: str | None = None
+    stochastic = True
+
+    @nn.compact
+    def __call__(self, image, train=False, keys=None):
+        x = image / 50.0
+        if train:
+            x = x * jax.vmap(lambda key: jax.random.bernoulli(key, 0.5, x.shape[1:]))(keys)
+        return nn.Conv(self.num_classes, (3, 3), name="head")(x)
+
+
+def noisy_step(config, mode, count, **changes):
+    """Parameters, metrics and keys of a step with a stochastic network."""
+    devices = Parallel(mode, jax.devices()[:count])
+    functions = build.build(config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
+    start = state.create(functions.model, functions.optimizer, 0)
+    batch = batch_with_uneven_void(size=16) | changes
+    after, metrics = functions.train_step(devices.replicate(start), devices.shard(batch))
+    return devices.unreplicate((after.params, metrics["loss"])), start.params
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_stochastic_network_draws_the_same_on_any_number_of_devices(
+    accumulate, sgd_config, monkeypatch
+):
+    monkeypatch.setattr(models, "build", lambda _, *shape: Noisy(*shape))
+    sgd_config.data.size = (16, 16)
+    sgd_config.optim.accumulate = accumulate
+    sgd_config.loss.update(dice=0.0, class_weights="none")
+    (params, loss), start = noisy_step(sgd_config, "jit", 1)
+    for mode in ("jit", "pmap"):
+        (same, same_loss), _ = noisy_step(sgd_config, mode, 4)
+        assert_same_update(params, same, start)
+        np.testing.assert_allclose(loss, same_loss, rtol=1e-5)
+    later = {"index": np.arange(8, 16, dtype=np.int32)}  # the next step's examples
+    assert abs(noisy_step(sgd_config, "jit", 1, **later)[0][1] - loss) > 1e-4
+
+
+def test_keys_of_a_network_are_functions_of_seed_and_example():
+    batch = {"index": np.array([3, 0, 2**31 - 1], np.int32)}
+    keys = steps.example_keys(Noisy(2), 7, batch)
+    assert keys.shape == (3,)
+    assert len({str(jax.random.key_data(k)) for k in keys}) == 3
+    alone = steps.example_keys(Noisy(2), 7, {"index": batch["index"][1:2]})
+    assert alone[0] == keys[1]
+    assert (steps.example_keys(Noisy(2), 8, batch) != keys).all()
+    assert steps.example_keys(Network(2), 7, batch) is None
 
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])

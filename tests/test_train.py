@@ -216,7 +216,8 @@ def test_examples_kept_on_the_devices_make_the_batches_that_are_loaded(mode, tin
         # The second batch of the second epoch: shuffled anew.
         batch = next(itertools.islice(run.batches(), 5, None))
         assert ("image" in batch) == (place == "host")
-        augmented = partial(augment.augment, out=(32, 32), config=tiny_config.augment)
+        options = augment.Options(**tiny_config.augment)
+        augmented = partial(augment.augment, out=(32, 32), options=options)
         seed = run.devices.replicate(np.int32(0))
         image, label = run.devices.compile(augmented, split=True)(seed, batch)
         batches[place] = [run.devices.unshard(x) for x in (image, label)]

@@ -1,7 +1,9 @@
 """The adversarial part of training: what the discriminator sees, objectives, and their weight."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -33,16 +35,32 @@ def check(config: ConfigDict) -> None:
         raise ConfigError(f"config.gan.momentum is {config.momentum}; it must be in [0, 1)")
 
 
-def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The discriminator's: Adam with a constant learning rate, beta 1 as in Pix2Pix."""
-    return optax.adam(config.learning_rate, b1=config.momentum)
+class Adversary(NamedTuple):
+    """What a step needs of the discriminator beside its state.
+
+    weight: λ of segmentation loss + λ · adversarial loss, a function of the updates done;
+    objective, softening: see `discriminator_loss` and `soften`.
+    """
+
+    discriminator: nn.Module
+    optimizer: optax.GradientTransformation
+    objective: str
+    softening: float
+    weight: Callable[[jax.Array], jax.Array]
+
+
+def build(config: ConfigDict, discriminator: nn.Module, steps_per_epoch: int) -> Adversary:
+    """From `config.gan`; the optimiser is Adam with a constant learning rate, as in Pix2Pix."""
+    optimizer = optax.adam(config.learning_rate, b1=config.momentum)
+    weight = build_weight(config, steps_per_epoch)
+    return Adversary(discriminator, optimizer, config.objective, config.softening, weight)
 
 
 def build_weight(config: ConfigDict, steps_per_epoch: int) -> Callable[[jax.Array], jax.Array]:
     """λ as a function of the updates done: 0 up to the start, then a linear ramp to its value."""
-    start = config.start_epoch * steps_per_epoch
+    start, weight = config.start_epoch * steps_per_epoch, config.weight
     ramp = max(1, round(config.ramp_epochs * steps_per_epoch))
-    return lambda step: config.weight * jnp.clip((step - start + 1) / ramp, 0.0, 1.0)
+    return lambda step: weight * jnp.clip((step - start + 1) / ramp, 0.0, 1.0)
 
 
 def has_won(objective: str, discriminator_loss: float) -> bool:

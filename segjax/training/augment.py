@@ -4,6 +4,8 @@ Every example has its own key, so that the same example is transformed alike on 
 are interpolated, labels take the nearest pixel; both use the same half-pixel convention.
 """
 
+from typing import NamedTuple
+
 import dm_pix
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,19 @@ from ml_collections import ConfigDict
 from segjax.data.label_table import VOID
 from segjax.data.pipeline import FILL
 from segjax.errors import ConfigError
+
+
+class Options(NamedTuple):
+    """`config.augment` as plain values; segjax/defaults.py says what they mean."""
+
+    scale: tuple[float, float]
+    flip_horizontal: bool
+    flip_vertical: bool
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    gamma: float
 
 
 def check(config: ConfigDict) -> None:
@@ -62,46 +77,46 @@ def scale_and_crop(
     return image, jnp.where(inside, label, VOID).astype(jnp.uint8)
 
 
-def _photometric(key: jax.Array, image: jax.Array, config: ConfigDict) -> jax.Array:
+def _photometric(key: jax.Array, image: jax.Array, options: Options) -> jax.Array:
     """Random brightness, contrast, saturation, hue and gamma of an image [H, W, 3] in 0 … 255."""
     keys = jax.random.split(key, 5)
     image = image / 255
-    if config.brightness:
-        image = dm_pix.random_brightness(keys[0], image, config.brightness)
-    if config.contrast:
-        image = dm_pix.random_contrast(keys[1], image, 1 - config.contrast, 1 + config.contrast)
-    if config.saturation:
-        low, high = 1 - config.saturation, 1 + config.saturation
+    if options.brightness:
+        image = dm_pix.random_brightness(keys[0], image, options.brightness)
+    if options.contrast:
+        image = dm_pix.random_contrast(keys[1], image, 1 - options.contrast, 1 + options.contrast)
+    if options.saturation:
+        low, high = 1 - options.saturation, 1 + options.saturation
         image = dm_pix.random_saturation(keys[2], image, low, high)
-    if config.hue:
-        image = dm_pix.random_hue(keys[3], image, config.hue)
-    if config.gamma:
-        low, high = 1 - config.gamma, 1 / (1 - config.gamma)
+    if options.hue:
+        image = dm_pix.random_hue(keys[3], image, options.hue)
+    if options.gamma:
+        low, high = 1 - options.gamma, 1 / (1 - options.gamma)
         image = dm_pix.random_gamma(keys[4], image.clip(0, 1), low, high)
     return image.clip(0, 1) * 255
 
 
 def augment_example(
-    key: jax.Array, example: dict[str, jax.Array], out: tuple[int, int], config: ConfigDict
+    key: jax.Array, example: dict[str, jax.Array], out: tuple[int, int], options: Options
 ) -> tuple[jax.Array, jax.Array]:
     """One example to image float32 [h, w, 3] in 0 … 255 and label uint8 [h, w], out = (h, w)."""
     scale_key, position_key, flip_key, color_key = jax.random.split(key, 4)
-    low, high = config.scale
+    low, high = options.scale
     scale = low * (high / low) ** jax.random.uniform(scale_key)
     position = jax.random.uniform(position_key, (2,))
     image, label = scale_and_crop(
         example["image"], example["label"], example["size"], scale, position, out
     )
-    for axis, wanted in ((0, config.flip_vertical), (1, config.flip_horizontal)):
+    for axis, wanted in ((0, options.flip_vertical), (1, options.flip_horizontal)):
         if wanted:
             flip = jax.random.bernoulli(jax.random.fold_in(flip_key, axis))
             image = jnp.where(flip, jnp.flip(image, axis), image)
             label = jnp.where(flip, jnp.flip(label, axis), label)
-    return _photometric(color_key, image, config), label
+    return _photometric(color_key, image, options), label
 
 
 def augment(
-    seed: int, batch: dict[str, jax.Array], out: tuple[int, int], config: ConfigDict
+    seed: int, batch: dict[str, jax.Array], out: tuple[int, int], options: Options
 ) -> tuple[jax.Array, jax.Array]:
     """A training batch to images float32 [B, h, w, 3] and labels uint8 [B, h, w].
 
@@ -111,4 +126,6 @@ def augment(
         batch = batch | {name: array[batch["row"]] for name, array in batch["examples"].items()}
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(batch["index"])
     examples = {name: batch[name] for name in ("image", "label", "size")}
-    return jax.vmap(lambda key, example: augment_example(key, example, out, config))(keys, examples)
+    return jax.vmap(lambda key, example: augment_example(key, example, out, options))(
+        keys, examples
+    )

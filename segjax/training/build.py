@@ -44,8 +44,7 @@ class Functions(NamedTuple):
 class Gan(NamedTuple):
     """The second stage of training: `step` takes a GanState, after `start_step` updates."""
 
-    discriminator: nn.Module
-    optimizer: optax.GradientTransformation
+    adversary: adversarial.Adversary
     step: Callable
     start_step: int
 
@@ -180,8 +179,12 @@ def build(
         optimizer=optimizer,
         loss=loss,
         augment=partial(
-            augment.augment, config.seed, out=tuple(config.data.size), config=config.augment
+            augment.augment,
+            config.seed,
+            out=tuple(config.data.size),
+            options=augment.Options(**config.augment),
         ),
+        seed=config.seed,
         ema_decay=config.optim.ema_decay,
         axis_name=axis_name,
     )
@@ -211,22 +214,10 @@ def build(
 
 def _build_gan(config: ConfigDict, devices: Parallel, steps_per_epoch: int, shared: dict) -> Gan:
     discriminator = models.build_discriminator(config.gan, config.model.dtype, devices.axis_name)
-    optimizer = adversarial.build_optimizer(config.gan)
-    step = partial(
-        gan_step.gan_train_step,
-        discriminator=discriminator,
-        discriminator_optimizer=optimizer,
-        objective=config.gan.objective,
-        weight=adversarial.build_weight(config.gan, steps_per_epoch),
-        softening=config.gan.softening,
-        **shared,
-    )
-    return Gan(
-        discriminator,
-        optimizer,
-        devices.compile(step, donate_state=True),
-        config.gan.start_epoch * steps_per_epoch,
-    )
+    adversary = adversarial.build(config.gan, discriminator, steps_per_epoch)
+    step = partial(gan_step.gan_train_step, adversary=adversary, **shared)
+    start_step = config.gan.start_epoch * steps_per_epoch
+    return Gan(adversary, devices.compile(step, donate_state=True), start_step)
 
 
 def create_state(
@@ -236,8 +227,9 @@ def create_state(
     fresh = state.create(functions.model, functions.optimizer, seed)
     if functions.gan is None:
         return fresh
+    adversary = functions.gan.adversary
     return state.add_discriminator(
-        fresh, functions.gan.discriminator, functions.gan.optimizer, num_classes, seed
+        fresh, adversary.discriminator, adversary.optimizer, num_classes, seed
     )
 
 

@@ -14,7 +14,8 @@ from segjax.evaluation.loss import Loss
 from segjax.run.state import DiscriminatorState, GanState
 from segjax.runtime.devices import psum
 from segjax.training import adversarial
-from segjax.training.steps import Augment, Batch, updated
+from segjax.training.adversarial import Adversary
+from segjax.training.steps import Augment, Batch, apply_gradients, example_keys, forward
 
 
 def gan_train_step(
@@ -25,80 +26,37 @@ def gan_train_step(
     optimizer: optax.GradientTransformation,
     loss: Loss,
     augment: Augment,
-    discriminator: nn.Module,
-    discriminator_optimizer: optax.GradientTransformation,
-    objective: str,
-    weight: Callable[[jax.Array], jax.Array],
-    softening: float,
+    adversary: Adversary,
+    seed: int = 0,
     ema_decay: float = 0.0,
     axis_name: str | None = None,
 ) -> tuple[GanState, dict[str, jax.Array]]:
     """One update of the segmenter and one of the discriminator, from one batch and one forward.
 
-    Both gradients are those of the networks as they were before the step. The segmenter's loss is
-    `loss` + λ · adversarial loss, where λ is `weight` of the updates done.
-
-    Args:
-      objective, softening: see `adversarial`.
+    Both gradients are those of the networks as they were before the step.
 
     Returns:
-      The new state, and the metrics of `train_step`, where `loss` is without the adversarial part.
-      In `gan`: `discriminator_loss` and `discriminator_grad_norm`, `d_real` and `d_fake`
-      (`adversarial.verdict`), `adversarial_loss`, `weight`, and `gradient_share`, the adversarial
-      part of the two gradients' norms at the logits.
+      The new state, and the metrics of `train_step`, where `loss` is without the adversarial part,
+      and `gan`, those of `_logits_cotangent` and `_update_discriminator`.
     """
     image, label = augment(batch)
+    keys = example_keys(model, seed, batch)
     segmenter, critic = state.generator, state.discriminator
-    judge = partial(_judge, discriminator, image)
+    judge = partial(_judge, adversary.discriminator, image)
 
-    def forward(params: Any) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": segmenter.batch_stats}
-        logits, updates = model.apply(variables, image, train=True, mutable=["batch_stats"])
-        return logits, updates.get("batch_stats", {})
+    def logits_of(params: Any) -> tuple[jax.Array, Any]:
+        return forward(model, params, segmenter.batch_stats, image, keys)
 
-    def adversarial_loss(logits: jax.Array) -> jax.Array:
-        fake = adversarial.mask_void(jax.nn.softmax(logits), label)
-        scores, _ = judge(critic.variables, fake, train=False)
-        return adversarial.segmenter_loss(objective, scores, axis_name)
-
-    logits, pull_back, batch_stats = jax.vjp(forward, segmenter.params, has_aux=True)
-    value, slope = jax.value_and_grad(loss)(logits, label, axis_name)
-    adversarial_value, adversarial_slope = jax.value_and_grad(adversarial_loss)(logits)
-    factor = weight(segmenter.step)
-    adversarial_slope = factor * adversarial_slope
-    gradients, confusion = psum(
-        (
-            pull_back(slope + adversarial_slope)[0],
-            confusion_matrix(label, logits.argmax(-1), model.num_classes),
-        ),
-        axis_name,
+    logits, pull_back, batch_stats = jax.vjp(logits_of, segmenter.params, has_aux=True)
+    cotangent, value, seen = _logits_cotangent(
+        state, logits, label, judge, loss, adversary, axis_name
     )
-    new_segmenter = updated(segmenter, gradients, batch_stats, optimizer, ema_decay)
-    new_critic, seen = _updated_discriminator(
-        critic,
-        jax.lax.stop_gradient(jax.nn.softmax(logits)),
-        label,
-        judge=judge,
-        optimizer=discriminator_optimizer,
-        objective=objective,
-        softening=softening,
-        axis_name=axis_name,
-    )
-    norm, adversarial_norm = (
-        jnp.sqrt(psum((s**2).sum(), axis_name)) for s in (slope, adversarial_slope)
-    )
-    metrics = {
-        "loss": value,
-        "grad_norm": optax.global_norm(gradients),
-        "confusion": confusion,
-        "gan": {
-            **seen,
-            "adversarial_loss": adversarial_value,
-            "weight": factor,
-            "gradient_share": adversarial_norm / jnp.maximum(norm + adversarial_norm, 1e-12),
-        },
-    }
-    return GanState(new_segmenter, new_critic), metrics
+    confusion = confusion_matrix(label, logits.argmax(-1), model.num_classes)
+    gradients, confusion = psum((pull_back(cotangent)[0], confusion), axis_name)
+    segmenter = apply_gradients(segmenter, gradients, batch_stats, optimizer, ema_decay)
+    critic, critic_seen = _update_discriminator(critic, logits, label, judge, adversary, axis_name)
+    metrics = {"loss": value, "grad_norm": optax.global_norm(gradients), "confusion": confusion}
+    return GanState(segmenter, critic), {**metrics, "gan": {**critic_seen, **seen}}
 
 
 def _judge(
@@ -108,48 +66,81 @@ def _judge(
     probabilities: jax.Array,
     train: bool,
 ) -> tuple[jax.Array, Any]:
+    """The discriminator's scores of patches, and its new batch statistics."""
     scores, updates = discriminator.apply(
         variables, image, probabilities, train=train, mutable=["batch_stats"]
     )
     return scores, updates.get("batch_stats", {})
 
 
-def _updated_discriminator(
-    critic: DiscriminatorState,
-    probabilities: jax.Array,
+def _logits_cotangent(
+    state: GanState,
+    logits: jax.Array,
     label: jax.Array,
-    *,
     judge: Callable,
-    optimizer: optax.GradientTransformation,
-    objective: str,
-    softening: float,
+    loss: Loss,
+    adversary: Adversary,
+    axis_name: str | None,
+) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    """The gradient of loss + λ · adversarial loss at the logits, where λ is that of the step.
+
+    Returns:
+      The gradient [B, H, W, C], the loss without the adversarial part, and of the latter
+      `adversarial_loss`, `weight` (λ) and `gradient_share`, its part of the two gradients' norms.
+    """
+
+    def adversarial_loss(logits: jax.Array) -> jax.Array:
+        fake = adversarial.mask_void(jax.nn.softmax(logits), label)
+        scores, _ = judge(state.discriminator.variables, fake, train=False)
+        return adversarial.segmenter_loss(adversary.objective, scores, axis_name)
+
+    value, cotangent = jax.value_and_grad(loss)(logits, label, axis_name)
+    adversarial_value, adversarial_cotangent = jax.value_and_grad(adversarial_loss)(logits)
+    weight = adversary.weight(state.step)
+    adversarial_cotangent = weight * adversarial_cotangent
+    norm, adversarial_norm = (
+        jnp.sqrt(psum((c**2).sum(), axis_name)) for c in (cotangent, adversarial_cotangent)
+    )
+    seen = {
+        "adversarial_loss": adversarial_value,
+        "weight": weight,
+        "gradient_share": adversarial_norm / jnp.maximum(norm + adversarial_norm, 1e-12),
+    }
+    return cotangent + adversarial_cotangent, value, seen
+
+
+def _update_discriminator(
+    critic: DiscriminatorState,
+    logits: jax.Array,
+    label: jax.Array,
+    judge: Callable,
+    adversary: Adversary,
     axis_name: str | None,
 ) -> tuple[DiscriminatorState, dict[str, jax.Array]]:
-    """One update from labels as the real ones and the segmenter's probabilities as fakes."""
+    """One update from labels as the real ones and the segmenter's probabilities as fakes.
 
-    def discriminator_loss(params: Any) -> tuple:
-        real = adversarial.soften(label, probabilities, softening)
+    Returns:
+      The new state, `discriminator_loss`, `discriminator_grad_norm`, and `d_real` and `d_fake`, see
+      `adversarial.verdict`.
+    """
+    probabilities = jax.lax.stop_gradient(jax.nn.softmax(logits))
+    objective = adversary.objective
+
+    def loss_of(params: Any) -> tuple[jax.Array, tuple]:
+        real = adversarial.soften(label, probabilities, adversary.softening)
         fake = adversarial.mask_void(probabilities, label)
         variables = critic.variables | {"params": params}
         real, batch_stats = judge(variables, real, train=True)
         fake, batch_stats = judge(variables | {"batch_stats": batch_stats}, fake, train=True)
-        seen = {
-            "d_real": adversarial.verdict(objective, real, axis_name),
-            "d_fake": adversarial.verdict(objective, fake, axis_name),
-        }
-        return adversarial.discriminator_loss(objective, real, fake, axis_name), (batch_stats, seen)
+        verdicts = [adversarial.verdict(objective, x, axis_name) for x in (real, fake)]
+        value = adversarial.discriminator_loss(objective, real, fake, axis_name)
+        return value, (batch_stats, dict(zip(("d_real", "d_fake"), verdicts, strict=True)))
 
-    (value, (batch_stats, seen)), gradients = jax.value_and_grad(discriminator_loss, has_aux=True)(
+    (value, (batch_stats, seen)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
         critic.params
     )
     gradients = psum(gradients, axis_name)
-    updates, opt_state = optimizer.update(gradients, critic.opt_state, critic.params)
+    updates, opt_state = adversary.optimizer.update(gradients, critic.opt_state, critic.params)
+    seen |= {"discriminator_loss": value, "discriminator_grad_norm": optax.global_norm(gradients)}
     params = optax.apply_updates(critic.params, updates)
-    return (
-        DiscriminatorState(params, batch_stats, opt_state),
-        {
-            "discriminator_loss": value,
-            "discriminator_grad_norm": optax.global_norm(gradients),
-            **seen,
-        },
-    )
+    return DiscriminatorState(params, batch_stats, opt_state), seen
