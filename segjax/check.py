@@ -16,7 +16,9 @@ def main() -> None:
     # Late: --help and a mistyped flag answer at once.
     from segjax.data.check import check
     from segjax.data.counts import format_report
+    from segjax.training.validate import validate
 
+    validate(config)
     print(format_report(check(config.data)))
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from segjax import defaults
-from segjax.errors import ConfigError
 from segjax.training import adversarial
 
 VOID = 255
@@ -171,22 +170,3 @@ def test_the_discriminator_has_won_far_below_chance_only(objective):
     assert not adversarial.has_won(objective, chance)
     assert not adversarial.has_won(objective, chance * adversarial.WON * 1.01)
     assert adversarial.has_won(objective, chance * adversarial.WON * 0.99)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("objective", "wgan"),
-        ("weight", -0.1),
-        ("start_epoch", -1),
-        ("ramp_epochs", -0.5),
-        ("softening", 0.5),
-        ("softening", 1.01),
-        ("learning_rate", 0.0),
-        ("momentum", 1.0),
-        ("momentum", -0.1),
-    ],
-)
-def test_values_that_cannot_be_trained_with_are_refused_by_name(field, value):
-    with pytest.raises(ConfigError, match=rf"config\.gan\.{field} is {value!r}; "):
-        adversarial.check(config(**{field: value}))

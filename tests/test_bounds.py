@@ -8,10 +8,9 @@ import pytest
 from test_configs import fields
 
 from segjax import defaults
-from segjax.data import check
 from segjax.errors import ConfigError
-from segjax.runtime.devices import Parallel
-from segjax.training import build, loop
+from segjax.training import loop
+from segjax.training.validate import RULES, validate
 
 # Free text, which the data decide on, and switches.
 OPEN = {
@@ -102,6 +101,7 @@ REFUSED = {
 
 
 def test_every_field_has_a_rule():
+    assert REFUSED.keys() >= RULES.keys()
     assert set(fields(defaults.get_config())) == OPEN | REFUSED.keys()
 
 
@@ -113,8 +113,32 @@ def test_what_cannot_work_is_refused_by_name(field, tiny_config):
         with config.ignore_type():
             config.update_from_flattened_dict({field: value})
         with pytest.raises(ConfigError, match=re.escape(f"config.{field} ")):
-            build.validate(config, Parallel(config.parallel))
-            check.check(config.data)
+            validate(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"data.val_fraction": 0.6, "data.test_fraction": 0.5},
+            "data.val_fraction is 0.6; .* 0.5,",
+        ),
+        ({"data.source": "folder", "data.folds": 5, "data.fold": 5}, "data.fold is 5; .* folds, 5"),
+        ({"data.folds": 2}, "data.folds is 2; .* data.source=folder"),
+        ({"pretrained.path": "a.pth", "init_from": "b"}, "pretrained.path is 'a.pth'; .* from 'b'"),
+        ({"loss.cross_entropy": 0.0}, "loss is .*'dice': 0.0.*; .* must be above 0"),
+        ({"gan.objective": "hinge", "optim.accumulate": 2}, "optim.accumulate is 2; .* be 1 with"),
+        (
+            {"gan.objective": "hinge", "gan.start_epoch": 2},
+            "gan.start_epoch is 2; .* num_epochs, 2",
+        ),
+        ({"gan.objective": "hinge"}, "gan.channels is .*; too many convolutions"),
+    ],
+)
+def test_fields_that_cannot_work_together_are_refused_by_name(changes, message, tiny_config):
+    tiny_config.update_from_flattened_dict(changes)
+    with pytest.raises(ConfigError, match=message):
+        validate(tiny_config)
 
 
 def smallest(config):

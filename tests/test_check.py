@@ -10,7 +10,7 @@ from segjax import defaults
 from segjax.data import check as check_module
 from segjax.data.check import check, usable
 from segjax.data.counts import format_report
-from segjax.errors import ConfigError, DataError
+from segjax.errors import DataError
 
 CAMVID = Path(
     os.environ.get("SEGJAX_CAMVID", Path(__file__).resolve().parents[2] / "shared/camvid")
@@ -266,8 +266,6 @@ def test_what_cannot_be_used_is_skipped_and_counted_if_asked(root):
     (root / "train" / "masks" / "b.png").write_bytes(b"")
     with pytest.raises(DataError, match="train: 2 of 2 images skipped"):
         check(config)
-    with pytest.raises(ConfigError, match=r"config\.data\.on_error is 'ignore'"):
-        check(config_of(root, on_error="ignore"))
 
 
 def test_files_that_pair_with_none_are_left_out_and_counted_if_asked(root):

@@ -10,7 +10,7 @@ import pytest
 from segjax import defaults, models
 from segjax.errors import ConfigError
 from segjax.runtime.devices import Parallel
-from segjax.training import build
+from segjax.training.validate import validate
 
 FOLDER = Path(defaults.__file__).parents[1] / "configs"
 NAMES = sorted({path.stem for path in FOLDER.glob("*.py")} - {"common", "__init__"})
@@ -53,7 +53,7 @@ def test_the_files_and_their_variants_are_found():
 def test_a_configuration_is_valid_and_makes_its_model(name, variant):
     config = get_config(name, variant)
     assert set(fields(config)) == set(fields(defaults.get_config())), "no field but the defaults"
-    build.validate(config, Parallel("jit"))
+    validate(config, Parallel("jit"))
 
     model = models.build(config.model, num_classes=5)
     apply = partial(model.init_with_output, jax.random.key(0))
@@ -106,8 +106,8 @@ def test_what_cannot_work_is_refused_by_field_and_value(tiny_config, field, valu
     with tiny_config.ignore_type():
         tiny_config.update_from_flattened_dict({field: value})
     with pytest.raises(ConfigError, match=re.escape(message)):
-        build.validate(tiny_config, Parallel("jit"))
+        validate(tiny_config, Parallel("jit"))
 
 
 def test_the_tiny_configuration_of_the_tests_is_valid(tiny_config):
-    build.validate(tiny_config, Parallel(tiny_config.parallel))
+    validate(tiny_config, Parallel(tiny_config.parallel))

@@ -76,20 +76,6 @@ def test_the_test_of_cross_validation_is_the_share_too():
         assert sorted(validated + folds[0]["test"]) == NAMES
 
 
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"val_fraction": 0.6, "test_fraction": 0.5}, "together at most 1"),
-        ({"val_fraction": -0.1}, "at least 0"),
-        ({"test_fraction": float("nan")}, "at least 0"),
-        ({"divide": "random"}, "divide is 'random'; choose one of"),
-    ],
-)
-def test_shares_that_cannot_be_are_refused(changes, told):
-    with pytest.raises(ConfigError, match=told):
-        divide(config_of(**changes), NAMES)
-
-
 def test_a_run_of_another_division_is_neither_resumed_nor_scored(tmp_path):
     workdir.write_json(tmp_path / "splits.json", {"val": "c", "test": "b"})
     workdir.require_division(tmp_path, {"val": "a", "test": "b"})  # nothing is trained yet

@@ -15,8 +15,7 @@ from segjax.data.check import check
 from segjax.data.decode import decode_image, decode_mask
 from segjax.data.label_table import LabelTable
 from segjax.errors import DataError, SegjaxError
-from segjax.runtime.devices import Parallel
-from segjax.training import build
+from segjax.training.validate import validate
 
 quick = settings(
     max_examples=300, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -46,7 +45,7 @@ def test_a_configuration_is_valid_or_refused_in_one_line(changes):
     except (TypeError, ValueError):  # ml_collections refuses the type; the command line says so
         return
     try:
-        build.validate(config, Parallel(config.parallel))
+        validate(config)
     except SegjaxError as error:
         assert "config." in str(error) and "\n" not in str(error)
 

@@ -25,6 +25,7 @@ from segjax.run.state import GanState
 from segjax.runtime.devices import Parallel
 from segjax.training import adversarial, build, loop
 from segjax.training.evaluate_run import evaluate_run
+from segjax.training.validate import validate
 from segjax.weights import warm_start
 
 small_batch = partial(batch_with_uneven_void, batch_size=4, size=32)
@@ -400,4 +401,4 @@ def test_settings_that_no_second_stage_has_are_refused_by_name(field, value, tin
     config = with_discriminator(tiny_config)
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ConfigError, match=rf"config\.{field} is {value!r}"):
-        build.validate(config, Parallel("jit", jax.devices()[:1]))
+        validate(config, Parallel("jit", jax.devices()[:1]))

@@ -4,7 +4,6 @@ from ml_collections import ConfigDict
 
 from segjax.data import pipeline
 from segjax.data.shapes import ShapesSource
-from segjax.errors import ConfigError
 
 VOID = 255
 
@@ -173,8 +172,3 @@ def test_resized_labels_lie_where_the_resized_image_lies(size):
     image = pipeline.resize_image(np.repeat(columns[..., None] * 20 + 10, 3, axis=-1), size)
     label = pipeline.resize_label(columns, size)
     np.testing.assert_allclose(label, image[:, :, 0] / 20 - 0.5, atol=0.4)
-
-
-def test_an_unknown_fit_is_refused():
-    with pytest.raises(ConfigError, match=r"config\.data\.fit is 'crop'"):
-        fitted(Numbered(1), fit="crop")

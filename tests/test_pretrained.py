@@ -256,18 +256,6 @@ def test_a_grey_image_has_the_response_that_it_had_in_all_channels(channels, how
         np.testing.assert_allclose(stem, expected, atol=1e-6)
 
 
-def test_impossible_options_are_refused_by_name():
-    for field, value in (("head", "cut"), ("channels", "mean")):
-        config = configured()
-        config.pretrained[field] = value
-        with pytest.raises(ConfigError, match=f"config.pretrained.{field} is '{value}'"):
-            pretrained.check(config)
-    config = configured("weights.pth")
-    config.init_from = "runs/other"
-    with pytest.raises(ConfigError, match=r"weights\.pth.* and config\.init_from 'runs/other'"):
-        pretrained.check(config)
-
-
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -151,13 +151,6 @@ def test_tfds_does_not_squash_sixteen_bits(tmp_path):
         record(*paths, "camvid")
 
 
-@pytest.mark.parametrize("wrong", [(1,), (1, 2, 3), (2, 2), (5, 1), ("a", "b"), (0, np.nan)])
-def test_a_range_that_is_none_is_refused(tmp_path, wrong):
-    data(tmp_path, 65535, 65535)
-    with pytest.raises(ConfigError, match=r"config\.data\.value_range is .*; it must be empty, or"):
-        check(config_of(tmp_path, value_range=wrong))
-
-
 def test_palette_and_grey_images_are_described_by_what_they_show(tmp_path):
     data(tmp_path, 65535, 65535)
     image = Image.fromarray(np.full((2, 4), 1, np.uint8)).convert("P")

@@ -11,15 +11,12 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from segjax.errors import ConfigError
-
 RULES = ("shares", "thresholds")
 Parts = dict[str, list[str]]  # the names of train, val and test
 
 
 def divide(config: ConfigDict, names: Sequence[str]) -> Parts:
     """The names of every split of a folder; see config.data for the fields that say how."""
-    _check(config)
     drawn = sorted(names, key=lambda name: (draw(config.seed, name), name))
     if config.divide == "thresholds":
         num_val, num_test = _up_to_thresholds(config, drawn)
@@ -57,23 +54,6 @@ def _up_to_thresholds(config: ConfigDict, drawn: Sequence[str]) -> tuple[int, in
     num_val = sum(at < config.val_fraction for at in hashes)
     held_out = sum(at < config.val_fraction + config.test_fraction for at in hashes)
     return num_val, held_out - num_val
-
-
-def _check(config: ConfigDict) -> None:
-    if config.divide not in RULES:
-        raise ConfigError(f"config.data.divide is {config.divide!r}; choose one of {RULES}")
-    shares = (config.val_fraction, config.test_fraction)
-    if not (all(share >= 0 for share in shares) and sum(shares) <= 1):
-        raise ConfigError(
-            f"config.data.val_fraction is {shares[0]} and test_fraction {shares[1]}; they must be "
-            "at least 0, and together at most 1"
-        )
-    folds, fold = config.folds, config.fold
-    if folds and not (folds >= 2 and 0 <= fold < folds):
-        raise ConfigError(
-            f"config.data.folds is {folds} and config.data.fold {fold}; folds must be 0 "
-            "(off) or at least 2, and fold one of 0 … folds - 1"
-        )
 
 
 def draw(seed: int, name: str) -> float:

@@ -9,30 +9,11 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from segjax.errors import ConfigError
 from segjax.runtime.devices import global_sum
 
 # The discriminator's loss where it cannot tell real from fake.
 CHANCE = {"vanilla": 0.693, "lsgan": 0.25, "hinge": 1.0}
 WON = 0.05  # of CHANCE: below, its gradient tells the segmenter little
-
-
-def check(config: ConfigDict) -> None:
-    """Raises ConfigError for what cannot be trained with; `config` is `config.gan`."""
-    objectives = ("none", *CHANCE)
-    if config.objective not in objectives:
-        raise ConfigError(
-            f"config.gan.objective is {config.objective!r}; choose one of {objectives}"
-        )
-    for field in ("weight", "start_epoch", "ramp_epochs"):
-        if config[field] < 0:
-            raise ConfigError(f"config.gan.{field} is {config[field]}; it must be at least 0")
-    if not 0.5 < config.softening <= 1:
-        raise ConfigError(f"config.gan.softening is {config.softening}; it must be in (0.5, 1]")
-    if config.learning_rate <= 0:
-        raise ConfigError(f"config.gan.learning_rate is {config.learning_rate}; it must be above 0")
-    if not 0 <= config.momentum < 1:
-        raise ConfigError(f"config.gan.momentum is {config.momentum}; it must be in [0, 1)")
 
 
 class Adversary(NamedTuple):

@@ -9,11 +9,9 @@ from typing import NamedTuple
 import dm_pix
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from segjax.data.label_table import VOID
 from segjax.data.pipeline import FILL
-from segjax.errors import ConfigError
 
 
 class Options(NamedTuple):
@@ -27,16 +25,6 @@ class Options(NamedTuple):
     saturation: float
     hue: float
     gamma: float
-
-
-def check(config: ConfigDict) -> None:
-    """Raises ConfigError where a range of `config.augment` is none."""
-    scale = tuple(config.scale)
-    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-        raise ConfigError(f"config.augment.scale is {config.scale}; it must be 0 < low <= high")
-    for field in ("brightness", "contrast", "saturation", "hue", "gamma"):
-        if not 0 <= config[field] < 1:
-            raise ConfigError(f"config.augment.{field} is {config[field]}; it must be in [0, 1)")
 
 
 def scale_and_crop(

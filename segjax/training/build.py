@@ -1,7 +1,7 @@
 """From a configuration to the functions that training and evaluation run."""
 
 from collections.abc import Callable, Sequence
-from functools import partial, reduce
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,18 +11,14 @@ import optax
 from ml_collections import ConfigDict
 
 from segjax import models
-from segjax.data import check, division, pipeline, sources
+from segjax.data import check, pipeline
 from segjax.data.sources import Source
-from segjax.errors import ConfigError
 from segjax.evaluation import tta as test_time
-from segjax.evaluation.evaluator import RESOLUTIONS
 from segjax.evaluation.loss import Loss
 from segjax.evaluation.step import eval_step
-from segjax.models import patchgan
 from segjax.run import state
 from segjax.runtime.devices import Parallel
 from segjax.training import adversarial, augment, gan_step, losses, optim, steps
-from segjax.weights import pretrained
 
 
 class Functions(NamedTuple):
@@ -47,115 +43,6 @@ class Gan(NamedTuple):
     adversary: adversarial.Adversary
     step: Callable
     start_step: int
-
-
-# The smallest values of fields that have no other rule.
-LOWEST = {
-    0: (
-        "checkpoint_minutes",
-        "data.fold",
-        "data.folds",
-        "data.cache_gb",
-        "data.device_gb",
-        "eval.num_pictures",
-    ),
-    1: (
-        "num_epochs",
-        "log_every",
-        "data.num_train",
-        "data.num_val",
-        "data.num_threads",
-        "eval.every_epochs",
-        "eval.batch_size",
-    ),
-}
-
-
-def _get(config: ConfigDict, field: str) -> Any:
-    return reduce(lambda part, name: part[name], field.split("."), config)
-
-
-def _are_whole(values: tuple) -> bool:
-    return all(isinstance(n, int) and n >= 1 for n in values)
-
-
-def _require(condition: bool, field: str, value: object, needed: str) -> None:
-    if not condition:
-        raise ConfigError(f"config.{field} is {value!r}; it must be {needed}")
-
-
-def _check_values(config: ConfigDict, prefix: str = "") -> None:
-    """ml_collections keeps the types of fields, but lets None, NaN and odd tuples through."""
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            _check_values(value, f"{prefix}{name}.")
-            continue
-        parts = value if isinstance(value, (tuple, list)) else (value,)
-        finite = all(isinstance(p, str) or (p is not None and np.isfinite(p)) for p in parts)
-        _require(finite, f"{prefix}{name}", value, "finite")
-        if parts is value:
-            numbers = all(isinstance(p, (int, float)) and not isinstance(p, bool) for p in parts)
-            _require(numbers, f"{prefix}{name}", value, "numbers, separated by commas")
-
-
-def _check_bounds(config: ConfigDict) -> None:
-    """Single fields that nothing else looks at before the data are read."""
-    for lowest, fields in LOWEST.items():
-        for field in fields:
-            value = _get(config, field)
-            _require(value >= lowest, field, value, f"at least {lowest}")
-    for field in ("seed", "data.seed"):
-        value = _get(config, field)
-        _require(0 <= value < 2**32, field, value, "in [0, 4294967296)")
-    for field in ("data.val_fraction", "data.test_fraction", "optim.ema_decay"):
-        value = _get(config, field)
-        _require(0 <= value < 1, field, value, "in [0, 1)")
-    choices_of = {
-        "eval.resolution": RESOLUTIONS,
-        "data.fit": pipeline.FITS,
-        "data.divide": division.RULES,
-    }
-    for field, choices in choices_of.items():
-        value = _get(config, field)
-        _require(value in choices, field, value, f"one of {choices}")
-    size = tuple(config.data.size)
-    _require(len(size) == 2 and _are_whole(size), "data.size", size, "height and width: 256,256")
-    for field in ("model.decoder_channels", "gan.channels"):
-        value = tuple(_get(config, field))
-        _require(_are_whole(value), field, value, "whole numbers of at least 1")
-    epsilon = config.model.norm_epsilon
-    _require(epsilon > 0, "model.norm_epsilon", epsilon, "above 0")
-    for field in ("mean", "std"):
-        values = tuple(config.model[field])
-        positive = field == "mean" or all(value > 0 for value in values)
-        _require(len(values) == 3 and positive, f"model.{field}", values, "three numbers, std > 0")
-
-
-def validate(config: ConfigDict, devices: Parallel) -> None:
-    """Raises ConfigError for what no run can be made of, before any data are read."""
-    _check_values(config)
-    _check_bounds(config)
-    devices.check_batch_size(config.batch_size)
-    share, k = config.batch_size // len(devices.devices), config.optim.accumulate
-    _require(k >= 1 and share % k == 0, "optim.accumulate", k, f"a divisor of {share}, a device's "
-             "share of the batch")  # fmt: skip
-    val, test = config.data.val_fraction, config.data.test_fraction
-    _require(val + test < 1 or config.data.folds, "data.val_fraction", val,
-             f"less than {1 - test:g}, so that training has a share, too")  # fmt: skip
-    sources.value_range(config.data)
-    augment.check(config.augment)
-    pretrained.check(config)
-    adversarial.check(config.gan)
-    has_gan = config.gan.objective != "none"
-    _require(k == 1 or not has_gan, "optim.accumulate", k, "1 with a discriminator (config.gan)")
-    if has_gan and patchgan.num_patches(min(config.data.size), len(config.gan.channels)) < 1:
-        raise ConfigError(
-            f"config.gan.channels has {len(config.gan.channels)} convolutions, too many for "
-            f"config.data.size = {tuple(config.data.size)}; take fewer, or larger images"
-        )
-    start = config.gan.start_epoch
-    _require(not has_gan or start < config.num_epochs, "gan.start_epoch", start, "below num_epochs")
-    build(config, devices, num_classes=2, pixel_counts=np.ones(2), total_steps=100)
 
 
 def build(

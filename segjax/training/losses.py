@@ -1,7 +1,7 @@
 """Losses of logits [B, H, W, C] against labels [B, H, W]; void pixels count for nothing.
 
 Every loss is a function of sums over pixels or images. The sums add up, over the devices of a
-training step (`parallel.global_sum`) and over the batches of an evaluation, and are divided once:
+training step (`devices.global_sum`) and over the batches of an evaluation, and are divided once:
 so a loss means the same on any number of devices and, of a split, in batches of any size. All
 arithmetic is float32.
 """
@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from segjax.errors import ConfigError
 from segjax.evaluation.loss import Loss
+
+TERMS = ("cross_entropy", "focal", "dice", "lovasz")
+CLASS_WEIGHTS = ("none", "auto")
 
 
 def _one_hot(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -41,7 +43,7 @@ def cross_entropy(
             weight = target @ class_weights
         smooth = optax.smooth_labels(target, label_smoothing) if label_smoothing else target
         if gamma:
-            # Not 0: where p is 1, a power below 1 has an infinite slope.
+            # Not 0: where p is 1, a power below 1 has an infinite gradient.
             smooth = smooth * jnp.maximum(1 - jnp.exp(log_p), 1e-6) ** gamma
         loss = -(smooth * log_p).sum(-1)
         return {"loss": (loss * weight).sum(), "weight": weight.sum()}
@@ -119,30 +121,20 @@ def median_frequency_weights(pixel_counts: jax.Array, cap: float = 10.0) -> jax.
 
 
 def build(config: ConfigDict, pixel_counts: jax.Array) -> Loss:
-    """The weighted sum of the losses of `config.loss`."""
-    if config.class_weights not in ("none", "auto"):
-        raise ConfigError(
-            f"config.loss.class_weights is {config.class_weights!r}; choose 'none' or 'auto'"
-        )
-    if not 0 <= config.label_smoothing < 1:
-        raise ConfigError(
-            f"config.loss.label_smoothing is {config.label_smoothing}; it must be in [0, 1)"
-        )
-    if config.focal_gamma < 0:
-        raise ConfigError(f"config.loss.focal_gamma is {config.focal_gamma}; it must be at least 0")
-    weights = median_frequency_weights(pixel_counts) if config.class_weights == "auto" else None
+    """The weighted sum of the losses of `config.loss`.
+
+    pixel_counts: [C], of the training split, for `config.loss.class_weights`.
+    """
+    class_weights = None
+    if config.class_weights == "auto":
+        class_weights = median_frequency_weights(pixel_counts)
     terms = {
-        "cross_entropy": cross_entropy(weights, config.label_smoothing),
-        "focal": cross_entropy(weights, config.label_smoothing, config.focal_gamma),
+        "cross_entropy": cross_entropy(class_weights, config.label_smoothing),
+        "focal": cross_entropy(class_weights, config.label_smoothing, config.focal_gamma),
         "dice": dice(),
         "lovasz": lovasz(),
     }
-    used = {name: config[name] for name in terms if config[name]}
-    for name in terms:
-        if config[name] < 0:
-            raise ConfigError(f"config.loss.{name} is {config[name]}; it must be at least 0")
-    if not used:
-        raise ConfigError(f"config.loss needs a positive weight for one or more of {tuple(terms)}")
+    used = {name: config[name] for name in TERMS if config[name]}
 
     def sums(logits: jax.Array, label: jax.Array) -> dict[str, Any]:
         logits = logits.astype(jnp.float32)

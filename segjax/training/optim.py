@@ -6,8 +6,6 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from segjax.errors import ConfigError
-
 OPTIMIZERS = ("adamw", "sgd")
 SGD_DECAYS = ("l2", "decoupled")
 SCHEDULES = ("cosine", "poly", "constant")
@@ -15,10 +13,6 @@ SCHEDULES = ("cosine", "poly", "constant")
 
 def build_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
     """Linear warm-up from 0, then cosine or polynomial (power 0.9) decay to 0, or constant."""
-    if config.schedule not in SCHEDULES:
-        raise ConfigError(
-            f"config.optim.schedule is {config.schedule!r}; choose one of {SCHEDULES}"
-        )
     warmup = int(config.warmup_fraction * total_steps)
     decay_steps = max(1, total_steps - warmup)
     peak = config.learning_rate
@@ -53,21 +47,6 @@ def build(
     it. Either is multiplied by the learning rate, and by the encoder's share of it: an encoder that
     is frozen, or has a ratio of 0, does not decay.
     """
-    for field, choices in (("name", OPTIMIZERS), ("sgd_decay", SGD_DECAYS)):
-        if config[field] not in choices:
-            raise ConfigError(f"config.optim.{field} is {config[field]!r}; choose one of {choices}")
-    for field in ("learning_rate", "grad_clip"):
-        if config[field] <= 0:
-            raise ConfigError(f"config.optim.{field} is {config[field]}; it must be above 0")
-    for field in ("weight_decay", "encoder_lr_ratio"):
-        if config[field] < 0:
-            raise ConfigError(f"config.optim.{field} is {config[field]}; it must be at least 0")
-    if not 0 <= config.momentum < 1:
-        raise ConfigError(f"config.optim.momentum is {config.momentum}; it must be in [0, 1)")
-    if not 0 <= config.warmup_fraction < 1:
-        raise ConfigError(
-            f"config.optim.warmup_fraction is {config.warmup_fraction}; it must be in [0, 1)"
-        )
     schedule = build_schedule(config, total_steps)
     decay = optax.add_decayed_weights(config.weight_decay, mask=is_decayed)
     if config.name == "adamw":

@@ -21,6 +21,7 @@ from segjax.runtime.devices import Parallel
 from segjax.runtime.files import expanded
 from segjax.training import build
 from segjax.training.totals import Totals
+from segjax.training.validate import validate
 from segjax.weights import pretrained, warm_start
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class Run:
     def __init__(self, config: ConfigDict, folder: Path) -> None:
         config = expanded(config)
         self.devices = Parallel(config.parallel)
-        build.validate(config, self.devices)
+        validate(config, self.devices)
         config = pretrained.with_conventions(workdir.as_trained(config, folder), folder)
         self.config, self.folder = config, folder
         workdir.require_same_run(folder, config)

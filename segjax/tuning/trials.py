@@ -19,7 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 from segjax.errors import ConfigError, InUseError, TrainingError
 from segjax.runtime.devices import Parallel
 from segjax.runtime.files import write_json
-from segjax.training import build, loop
+from segjax.training import loop
+from segjax.training.validate import validate
 from segjax.tuning.picture import picture
 from segjax.tuning.space import as_flags, parse_search, suggest, with_values
 from segjax.tuning.study import Sweep, alone, number_of, open_study, resume_later, rows
@@ -53,11 +54,11 @@ def search(config: ConfigDict, texts: list[str], folder: str | Path, **options: 
 def check(sweep: Sweep) -> None:
     """Raises ConfigError for a configuration, or a choice in it, that no run can be made of."""
     devices = Parallel(sweep.config.parallel)
-    build.validate(sweep.config, devices)
+    validate(sweep.config, devices)
     for field, distribution in sweep.search.items():
         for choice in getattr(distribution, "choices", ()):
             try:
-                build.validate(with_values(sweep.config, {field: choice}), devices)
+                validate(with_values(sweep.config, {field: choice}), devices)
             except ConfigError as error:
                 raise ConfigError(f"--search {field}: {error}") from error
 

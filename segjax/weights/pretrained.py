@@ -28,19 +28,6 @@ STEM = "params/encoder/stem/conv/kernel"
 HEAD = "params/head/"
 
 
-def check(config: ConfigDict) -> None:
-    """Raises ConfigError for values that config.pretrained cannot have."""
-    for field, allowed in (("head", HEADS), ("channels", CHANNELS)):
-        value = config.pretrained[field]
-        if value not in allowed:
-            raise ConfigError(f"config.pretrained.{field} is {value!r}; choose one of {allowed}")
-    if config.pretrained.path and config.init_from:
-        raise ConfigError(
-            f"config.pretrained.path is {config.pretrained.path!r} and config.init_from "
-            f"{config.init_from!r}; weights start from one of them, set the other to ''"
-        )
-
-
 def with_conventions(config: ConfigDict, folder: Path) -> ConfigDict:
     """The configuration with the conventions that the weights of config.pretrained.path need.
 
