@@ -123,16 +123,19 @@ def test_what_cannot_work_is_refused_by_name(field, tiny_config):
             {"data.val_fraction": 0.6, "data.test_fraction": 0.5},
             "data.val_fraction is 0.6; .* 0.5,",
         ),
-        ({"data.source": "folder", "data.folds": 5, "data.fold": 5}, "data.fold is 5; .* folds, 5"),
-        ({"data.folds": 2}, "data.folds is 2; .* data.source=folder"),
-        ({"pretrained.path": "a.pth", "init_from": "b"}, "pretrained.path is 'a.pth'; .* from 'b'"),
+        ({"data.source": "folder", "data.folds": 5, "data.fold": 5}, "data.fold is 5; .*folds, 5"),
+        ({"data.folds": 2}, "data.folds is 2; .*data.source=folder"),
+        ({"pretrained.path": "a.pth", "init_from": "b"}, "pretrained.path is 'a.pth'; .*from 'b'"),
         ({"loss.cross_entropy": 0.0}, "loss is .*'dice': 0.0.*; .* must be above 0"),
         ({"gan.objective": "hinge", "optim.accumulate": 2}, "optim.accumulate is 2; .* be 1 with"),
         (
             {"gan.objective": "hinge", "gan.start_epoch": 2},
-            "gan.start_epoch is 2; .* num_epochs, 2",
+            "gan.start_epoch is 2; .*num_epochs, 2",
         ),
-        ({"gan.objective": "hinge"}, "gan.channels is .*; too many convolutions"),
+        (
+            {"gan.objective": "hinge", "data.size": (8, 8)},
+            "gan.channels is .*; too many convolutions",
+        ),
     ],
 )
 def test_fields_that_cannot_work_together_are_refused_by_name(changes, message, tiny_config):

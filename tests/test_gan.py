@@ -46,11 +46,11 @@ class Network(nn.Module):
 
 @pytest.fixture(scope="module", autouse=True)
 def small_network():
-    def build_all(config, num_classes, axis_name=None):
+    def build_network(config, num_classes, axis_name=None):
         return Network(num_classes, axis_name)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "build", build)
+        patch.setattr(models, "build", build_network)
         yield
 
 
