@@ -37,7 +37,7 @@ def split_errors(done):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         ([], ["--config is missing"]),
         (
@@ -68,12 +68,12 @@ def split_errors(done):
         (["--config=configs/quickstart.py:cpu"], ["quickstart.py:cpu", "has no variants"]),
     ],
 )
-def test_a_mistake_on_the_command_line_is_told_in_one_line_and_at_once(arguments, told):
+def test_a_mistake_on_the_command_line_is_reported_in_one_line_and_at_once(arguments, expected):
     done = run("main", *arguments)
     message, packages = split_errors(done)
     assert done.returncode == 1
     first, *rest = message.splitlines()
-    assert all(part in first for part in told), message
+    assert all(part in first for part in expected), message
     assert rest in ([], ["See --help."])
     assert "absl" in packages and "jax" not in packages
 
@@ -139,10 +139,13 @@ pwd.getpwuid = nobody
 sys.argv = ["main", *sys.argv[1:]]
 runpy.run_module("segjax.main", run_name="__main__")
 """
-    for argument, told in (("--help", "--workdir"), ("--workdir=~/x", "there is no home folder")):
+    for argument, expected in (
+        ("--help", "--workdir"),
+        ("--workdir=~/x", "there is no home folder"),
+    ):
         command = [sys.executable, "-c", code, argument]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-        assert told in done.stdout + done.stderr and "Traceback" not in done.stderr, done
+        assert expected in done.stdout + done.stderr and "Traceback" not in done.stderr, done
 
 
 @pytest.mark.parametrize(
@@ -157,18 +160,18 @@ def test_help_shows_examples_and_flags_at_once(module, names):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         ([], "--workdir is missing"),
         (["--split=tset"], "<train|val|test>"),
         (["--workdir=configs"], "configs/config.json is missing; train first"),
     ],
 )
-def test_evaluate_says_which_run_it_lacks(arguments, told):
+def test_evaluate_says_which_run_it_lacks(arguments, expected):
     done = run("evaluate", *arguments)
     message, _ = split_errors(done)
     assert done.returncode == 1
-    assert told in message and "Traceback" not in message
+    assert expected in message and "Traceback" not in message
 
 
 def test_a_workdir_that_is_a_file_is_refused(tmp_path):

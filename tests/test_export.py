@@ -184,13 +184,13 @@ def test_another_configuration_or_other_weights_have_another_hash(trained):
     config = trained.config.copy_and_resolve_references()
     config.optim.learning_rate *= 2
     variables = jax.tree.map(lambda x: x + 1, trained.variables)
-    held = exporters.metadata(trained)
+    first = exporters.metadata(trained)
     for other, name in (
         (trained._replace(config=config), "config_sha256"),
         (trained._replace(variables=variables), "parameters"),
     ):
         metadata = exporters.metadata(other)
-        assert {key for key in held if held[key] != metadata[key]} == {name}
+        assert {key for key in first if first[key] != metadata[key]} == {name}
 
 
 def test_a_file_that_predicts_something_else_is_not_written(run, trained, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""A sweep: what it is told, what it tries, and what it survives."""
+"""A sweep: what it is given, what it tries, and what it survives."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def read(folder):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("optim.learning_rat=log:1e-4:1", 'no field .*Did you mean "learning_rate"'),
         ("optim=1,2", "is a section; .* accumulate"),
@@ -99,8 +99,8 @@ def read(folder):
         ("model.freeze_encoder=yes,no", "'yes' is no bool"),
     ],
 )
-def test_a_mistake_in_what_to_search_is_told_with_the_field(tiny_config, text, told):
-    with pytest.raises(ConfigError, match=told) as error:
+def test_a_mistake_in_what_to_search_is_reported_with_the_field(tiny_config, text, expected):
+    with pytest.raises(ConfigError, match=expected) as error:
         space.parse_search(tiny_config.lock(), [text])
     assert text in str(error.value)
 

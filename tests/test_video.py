@@ -23,7 +23,7 @@ from segjax.inference.networks import Network
 from segjax.inference.stages import ahead
 
 TABLE = LabelTable.of_names(["dark", "bright"])
-BRIGHT, DARK = (200, 100, 50), (40, 100, 220)  # by their red, so that BGR would be told apart
+BRIGHT, DARK = (200, 100, 50), (40, 100, 220)  # by their red, so that BGR would be noticed
 SHAPE = (32, 48)
 
 
@@ -152,7 +152,7 @@ def test_smoothing_averages_probabilities(tmp_path):
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, 2.0, float("nan")])
-def test_a_smoothing_that_is_no_share_is_told(smoothing, tmp_path):
+def test_a_smoothing_that_is_no_share_is_reported(smoothing, tmp_path):
     source = write_video(tmp_path / "in.mp4", [DARK])
     with pytest.raises(ConfigError, match="--smoothing is"):
         video.segment_video(model_of(), source, tmp_path / "out.mp4", smoothing=smoothing)
@@ -214,7 +214,7 @@ def test_ahead_runs_no_further_than_it_should():
 @pytest.mark.parametrize("error", [GeneratorExit, KeyboardInterrupt, ValueError])
 def test_ahead_closes_the_generator_when_it_is_ended_early(error):
     before, counted = threads(), Counted()
-    generator = counted.items()  # held, or Python would close it by itself
+    generator = counted.items()  # kept, or Python would close it by itself
     items = ahead(generator, 2)
     assert [next(items), next(items)] == [0, 1]
     assert len(threads() - before) == 1
@@ -344,16 +344,16 @@ def test_a_video_becomes_a_video_and_a_summary(main, tmp_path, capsys):
     assert f"{summary['output']}: 5 frames, " in capsys.readouterr().out
 
 
-def test_images_become_class_ids_and_what_is_not_used_is_told(main, tmp_path, capsys):
+def test_images_become_class_ids_and_what_is_not_used_is_reported(main, tmp_path, capsys):
     for folder in ("images", "masks"):
         (tmp_path / "data" / folder).mkdir(parents=True)
         cv2.imwrite(str(tmp_path / "data" / folder / "a.png"), np.full((*SHAPE, 3), BRIGHT[::-1]))
     (tmp_path / "data" / "notes.txt").write_text("")
     main(workdir=tmp_path, input=tmp_path / "data", output=tmp_path / "out", overlay=True,
          opacity=1.0)  # fmt: skip
-    told = capsys.readouterr().out
-    assert f"not used: {tmp_path}/data/masks: 1 masks of the images beside it\n" in told
-    assert "1 images segmented, 0 skipped, 2 unused: " in told
+    expected = capsys.readouterr().out
+    assert f"not used: {tmp_path}/data/masks: 1 masks of the images beside it\n" in expected
+    assert "1 images segmented, 0 skipped, 2 unused: " in expected
     overlay = cv2.imread(str(tmp_path / "out" / "images" / "a_overlay.png"))[..., ::-1]
     np.testing.assert_array_equal(overlay, np.broadcast_to(TABLE.palette[1], overlay.shape))
 
@@ -402,7 +402,7 @@ def test_a_video_that_ends_early_is_an_error_after_its_summary(main, tmp_path, m
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "expected"),
     [
         ({}, "give --workdir, the folder of a run, or --model"),
         ({"workdir": ".", "model": "in.mp4"}, "--workdir and --model are both given"),
@@ -415,11 +415,11 @@ def test_a_video_that_ends_early_is_an_error_after_its_summary(main, tmp_path, m
         ({"workdir": ".", "input": "*.mp4"}, "names 2 videos, in.mp4 to other.mp4"),
     ],
 )
-def test_flags_that_do_not_go_together_are_told(main, values, told, tmp_path, monkeypatch):
+def test_flags_that_do_not_go_together_are_reported(main, values, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = Path(write_video(tmp_path / "in.mp4", [DARK])).read_bytes()
     (tmp_path / "other.mp4").write_bytes(content)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=expected):
         main(**{"input": "in.mp4", "output": "out"} | values)
     assert not Path("out").exists() and Path("in.mp4").read_bytes() == content
 
@@ -432,7 +432,7 @@ def test_a_run_or_a_file_that_is_not_there_is_named(main, name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (
             ["--input=in.mp4", "--output=out"],
@@ -442,7 +442,7 @@ def test_a_run_or_a_file_that_is_not_there_is_named(main, name, tmp_path):
         (["--workdir=.", "--input=in.mp4"], "--output is missing; see --help"),
     ],
 )
-def test_the_command_line_tells_a_mistake_in_one_line(arguments, told):
+def test_the_command_line_tells_a_mistake_in_one_line(arguments, expected):
     done = subprocess.run(
         [sys.executable, "-m", "segjax.predict", *arguments],
         cwd=Path(__file__).parents[1],
@@ -452,4 +452,4 @@ def test_the_command_line_tells_a_mistake_in_one_line(arguments, told):
         timeout=120,
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines() == [f"ConfigError: {told}"]
+    assert done.stderr.splitlines() == [f"ConfigError: {expected}"]

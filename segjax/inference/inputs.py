@@ -97,9 +97,9 @@ def find_images(
         base, found = (root, list_images(root)) if root.is_dir() else _match(pattern)
         files, unused = _without_results_and_masks(found, base, output)
     if not files:
-        told = "".join(f"\n  not used: {line}" for line in some(unused))
+        others = "".join(f"\n  not used: {line}" for line in some(unused))
         raise DataError(
-            f"--input {pattern}: no such image, and no pattern or folder of images{told}"
+            f"--input {pattern}: no such image, and no pattern or folder of images{others}"
         )
     names = [p.relative_to(base) for p in files]
     stems = Counter(name.with_suffix("") for name in names)
@@ -108,11 +108,7 @@ def find_images(
         for name in names
     ]
     written = results + [overlay_of(result) for result in results if overlay]
-    inputs = {p.resolve() for p in files}
-    lost = [p for p in written if p.resolve() in inputs or (p.exists() and not is_result(p))]
-    if probabilities:
-        arrays = {p.with_suffix(".npz"): p for p in results}
-        lost += [array for array, p in arrays.items() if array.exists() and not p.exists()]
+    lost = _not_ours(files, written, results if probabilities else [])
     if lost:
         raise ConfigError(
             f"--output {output} would replace images or other files that segjax.predict (or this "
@@ -122,6 +118,16 @@ def find_images(
         raise ConfigError(f"--input {pattern}: two images would become one file; name them apart")
     require_own(output)
     return Inputs(dict(zip(files, results, strict=True)), unused)
+
+
+def _not_ours(files: list[Path], written: list[Path], with_arrays: list[Path]) -> list[Path]:
+    """What would be replaced although segjax.predict did not write it: images, others' files."""
+    images = {path.resolve() for path in files}
+    arrays = {path.with_suffix(".npz"): path for path in with_arrays}
+    return [
+        *(p for p in written if p.resolve() in images or (p.exists() and not is_result(p))),
+        *(array for array, path in arrays.items() if array.exists() and not path.exists()),
+    ]
 
 
 def require_own(output: Path, videos: Sequence[Path] = ()) -> None:

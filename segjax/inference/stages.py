@@ -25,7 +25,7 @@ class Stages:
 def ahead(items: Iterator[Any], size: int) -> Iterator[Any]:
     """The items of a generator, made in another thread, `size` waiting and one more being made.
 
-    Its exceptions are raised here; closing this closes it.
+    Its exceptions are raised here; closing this closes it. (Long: its two halves share a queue.)
     """
     queue, stop = Queue(size), Event()
 

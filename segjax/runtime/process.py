@@ -32,7 +32,7 @@ def settings() -> dict[str, str]:
 
 
 def is_used() -> bool:
-    """True where JAX will run on the processor: told to, or without a GPU or a plugin for it."""
+    """True where JAX will run on the CPU: by request, or without a GPU or a plugin for it."""
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         return True
     return not (entry_points(group="jax_plugins") and any(Path(gpu).exists() for gpu in GPUS))

@@ -148,14 +148,14 @@ def _train(trial: optuna.Trial, config: ConfigDict, folder: Path) -> float:
     start, before = time.monotonic(), trial.user_attrs.get("seconds", 0.0)
     reported: set[int] = set()
 
-    def on_epoch(history: list[dict[str, Any]]) -> None:
+    def on_epoch(epochs: list[dict[str, Any]]) -> None:
         trial.set_user_attr("seconds", before + time.monotonic() - start)
-        for row in history:  # all of it: a trial that is resumed is a new one to Optuna
+        for row in epochs:  # all of it: a trial that is resumed is a new one to Optuna
             if "val_mean_iou" in row and row["epoch"] not in reported:
                 trial.report(row["val_mean_iou"], row["epoch"])
                 reported.add(row["epoch"])
                 log.info("  epoch %d: mIoU %.4f", row["epoch"], row["val_mean_iou"])
-        if history[-1]["epoch"] < config.num_epochs and trial.should_prune():
+        if epochs[-1]["epoch"] < config.num_epochs and trial.should_prune():
             raise optuna.TrialPruned
 
     _share_data_check(folder)
