@@ -9,10 +9,9 @@ from segjax import defaults
 from segjax.data.check import check
 from segjax.data.division import divide, draw, split_counts
 from segjax.errors import ConfigError
-from segjax.run import checkpoints, workdir
-from segjax.training import loop
+from segjax.run import workdir
+from segjax.training import evaluate_run, loop
 from segjax.training import trainer as run_module
-from segjax.training.evaluate_run import evaluate_run
 
 NAMES = [f"{i:02d}" for i in range(20)]
 BY_THRESHOLDS = ["16", "05", "10"]  # val of NAMES and seed 0, as the first version had them
@@ -103,7 +102,7 @@ def test_images_added_to_a_divided_folder_stop_resuming_and_scoring(
             return 1
 
     monkeypatch.setattr(run_module, "Checkpoints", NoCheckpoints)
-    monkeypatch.setattr(checkpoints, "Checkpoints", NoCheckpoints)
+    monkeypatch.setattr(evaluate_run, "Checkpoints", NoCheckpoints)
     write_folder(tmp_path / "data", [(32, 32)] * 9)
     root, run = tmp_path / "data" / "train", tmp_path / "run"
     (tmp_path / "data" / "classes.json").rename(root / "classes.json")
@@ -117,8 +116,8 @@ def test_images_added_to_a_divided_folder_stop_resuming_and_scoring(
         (tmp_path / "data" / "val" / part / "0.png").rename(root / part / "added.png")
     for act in (
         lambda: loop.Run(tiny_config, run),
-        lambda: evaluate_run(run, "val"),
-        lambda: evaluate_run(run, "val", data_root=str(root)),
+        lambda: evaluate_run.evaluate_run(run, "val"),
+        lambda: evaluate_run.evaluate_run(run, "val", data_root=str(root)),
     ):
         with pytest.raises(ConfigError, match=r"images were added.* would be others"):
             act()
