@@ -81,9 +81,9 @@ def predict(
 
     Returns what is in output/summary.json.
     """
-    from segjax.inference import predict
+    from segjax.inference import segment
 
-    return predict.predict(model, source, output, **options)
+    return segment.segment(model, source, output, **options)
 
 
 def evaluate(workdir: str | Path, split: str = "val", **options: Any) -> dict[str, Any]:

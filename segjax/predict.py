@@ -46,11 +46,11 @@ def main() -> None:
     cli.require("input", "output")
     values = flags.FLAGS
     # Late: JAX takes seconds to import, --help should not.
-    from segjax.inference import predict
+    from segjax.inference import segment
 
-    model = predict.choose(values.workdir, values.model)
-    summary = predict.predict(model, values.input, values.output, **cli.values(OPTIONS))
-    predict.report(summary, values.output)
+    model = segment.choose(values.workdir, values.model)
+    summary = segment.segment(model, values.input, values.output, **cli.values(OPTIONS))
+    segment.report(summary, values.output)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,10 @@ def test_every_script_of_experiments_that_is_named_exists():
             assert (ROOT / script).is_file(), f"{page.name}: {script}"
 
 
+def test_the_version_to_cite_is_that_of_the_package():
+    assert f"\nversion: {segjax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_the_command_segjax_knows_every_entry_point():
     modules = {path.stem for path in Path(segjax.__file__).parent.glob("*.py")}
     modules -= {"__init__", "__main__", "defaults", "errors", "main"}

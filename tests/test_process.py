@@ -146,7 +146,7 @@ import jax, PIL.Image
 def settings():
     return dict(jax.config.values), PIL.Image.MAX_IMAGE_PIXELS
 before = settings()
-from segjax.inference import exporters, predict, predictor, video
+from segjax.inference import exporters, predictor, segment, video
 from segjax.training import evaluate_run, loop
 from segjax.runtime.devices import Parallel
 Parallel("jit")

@@ -18,7 +18,7 @@ import pytest
 
 from segjax.data.label_table import LabelTable
 from segjax.errors import ConfigError, DataError
-from segjax.inference import frames, predict, predictor, video
+from segjax.inference import frames, predictor, segment, video
 from segjax.inference.networks import Network
 from segjax.inference.stages import ahead
 
@@ -329,8 +329,8 @@ def main(monkeypatch):
     monkeypatch.setattr(predictor, "load", lambda *_: model_of())
 
     def main(input, output, workdir=None, model=None, **options):
-        chosen = predict.choose(workdir, model)
-        predict.report(predict.predict(chosen, str(input), output, **options), output)
+        chosen = segment.choose(workdir, model)
+        segment.report(segment.segment(chosen, str(input), output, **options), output)
 
     return main
 

@@ -113,7 +113,7 @@ def _jax2onnx() -> Iterator[Callable]:
             yield to_onnx
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"--format onnx: {error}; pip install --no-deps -r requirements-onnx.txt"
+            f"--format onnx: {error}; in a clone: pip install --no-deps -r requirements-onnx.txt"
         ) from error
     except (AttributeError, ImportError, NotImplementedError, TypeError) as error:
         reason = str(error).partition("\n")[0]

@@ -28,7 +28,7 @@ def choose(workdir: str | None, model: str | None) -> str:
     return workdir or model
 
 
-def predict(
+def segment(
     model: str | Path | Predictor,
     source: str,
     output: str | Path,
@@ -83,7 +83,7 @@ def _make_folder(output: Path) -> None:
 
 
 def report(summary: dict[str, Any], output: str) -> None:
-    """Prints what `predict` did; raises DataError for what was skipped or damaged."""
+    """Prints what `segment` did; raises DataError for what was skipped or damaged."""
     if "frames" in summary:
         _report_video(summary)
     else:
