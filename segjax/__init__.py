@@ -7,7 +7,8 @@
     model = segjax.load("runs/quickstart")
     label = model.label(image)  # image: uint8 [H, W, 3] RGB
 
-Importing segjax imports no JAX; the first call does.
+Importing segjax imports no JAX; the first call does. The files beside this one (main, evaluate,
+predict ...) are command lines: `python -m segjax.evaluate` runs one, and nothing imports them.
 """
 
 from collections.abc import Mapping

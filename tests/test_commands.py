@@ -115,6 +115,20 @@ def test_the_command_segjax_runs_entry_points_from_any_folder(arguments, expecte
     assert "Traceback" not in done.stderr
 
 
+def test_without_optuna_the_sweep_says_what_it_needs():
+    code = """
+import runpy, sys
+sys.modules["optuna"] = None
+sys.argv = ["sweep", "--config=quickstart", "--search=loss.dice=float:0:2"]
+runpy.run_module("segjax.sweep", run_name="__main__")
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("ConfigError: the sweep needs Optuna") and "pip install optuna" in line
+
+
 def test_a_configuration_is_found_by_name_or_by_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert recipes.load("camvid:cpu").data.size == (96, 128)
