@@ -20,9 +20,9 @@ def get_config() -> ConfigDict:
     config.num_epochs = 4
     config.log_every = 50
     config.batch_size = 8
-    config.model.width = 0.35
-    config.model.decoder_channels = (64, 48, 32, 24, 16)
-    config.model.upsample = "bilinear"
+    config.model.mobilenet_v2.width = 0.35
+    config.model.unet.channels = (64, 48, 32, 24, 16)
+    config.model.unet.upsample = "bilinear"
     # Every image is drawn at random already; a mirrored one is as likely.
     config.augment.update(
         scale=(1.0, 1.0), brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, gamma=0.0

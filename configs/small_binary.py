@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     config.data.size = (256, 256)
     config.num_epochs = 300
     config.batch_size = 8
-    config.model.width = 0.5
+    config.model.mobilenet_v2.width = 0.5
     config.loss.dice = 1.0
     # Grey stays grey; a scan or a microscope has no up and down.
     config.augment.update(saturation=0.0, hue=0.0, flip_vertical=True, brightness=0.3, contrast=0.3)

@@ -33,7 +33,8 @@ def get_config() -> ConfigDict:
 def _pretrained() -> ConfigDict:
     pretrained = ConfigDict()
     # A file of torchvision, timm, Keras or segmentation_models.pytorch that the weights start from;
-    # '' starts from random ones. It sets mean, std, norm_epsilon and padding of config.model.
+    # '' starts from random ones. It sets mean and std of config.model, and norm_epsilon and padding
+    # of its encoder.
     pretrained.path = ""
     # A whole network's last layer: keep, or drop where the file, or the run of init_from, has other
     # classes than the data.
@@ -115,23 +116,40 @@ def _augment() -> ConfigDict:
 
 def _model() -> ConfigDict:
     model = ConfigDict()
-    # MobileNetV2's width: 0.35, 0.5, 0.75, 1.0, 1.3 or 1.4.
-    model.width = 1.0
-    model.decoder_channels = (256, 128, 64, 32, 16)
-    # nearest, bilinear, or transpose (the Pix2Pix block).
-    model.upsample = "nearest"
+    # The decoder: unet. Fields of families that the network is not made of stay as they are.
+    model.name = "unet"
+    # mobilenet_v2.
+    model.encoder = "mobilenet_v2"
     # float32 or bfloat16; parameters, batch statistics and losses are float32 either way.
     model.dtype = "float32"
     # Of pixels in 0 … 255: ImageNet's.
     model.mean = (123.675, 116.28, 103.53)
     model.std = (58.395, 57.12, 57.375)
-    # The encoder's batch norm: 1e-5 in PyTorch, 1e-3 in Keras.
-    model.norm_epsilon = 1e-5
-    # The encoder's zeros around an image at stride 2: symmetric in PyTorch, same in TensorFlow.
-    model.padding = "symmetric"
     # Neither the encoder's weights nor its batch statistics change.
     model.freeze_encoder = False
+    model.unet = _unet()
+    model.mobilenet_v2 = _mobilenet_v2()
     return model
+
+
+def _unet() -> ConfigDict:
+    unet = ConfigDict()
+    # Of each doubling of the resolution: five from the stride of 32.
+    unet.channels = (256, 128, 64, 32, 16)
+    # nearest, bilinear, or transpose (the Pix2Pix block).
+    unet.upsample = "nearest"
+    return unet
+
+
+def _mobilenet_v2() -> ConfigDict:
+    mobilenet_v2 = ConfigDict()
+    # Of its channels: 0.35, 0.5, 0.75, 1.0, 1.3 or 1.4.
+    mobilenet_v2.width = 1.0
+    # Of batch norm: 1e-5 in PyTorch, 1e-3 in Keras.
+    mobilenet_v2.norm_epsilon = 1e-5
+    # Zeros around an image at stride 2: symmetric in PyTorch, same in TensorFlow.
+    mobilenet_v2.padding = "symmetric"
+    return mobilenet_v2
 
 
 def _loss() -> ConfigDict:

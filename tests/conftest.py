@@ -44,8 +44,8 @@ def _tiny_config():
     config.data.num_train = 16
     config.data.num_val = 6
     config.data.allow_missing_classes = True
-    config.model.width = 0.35
-    config.model.decoder_channels = (8, 8, 8, 8, 8)
+    config.model.mobilenet_v2.width = 0.35
+    config.model.unet.channels = (8, 8, 8, 8, 8)
     config.eval.batch_size = 4
     config.eval.num_pictures = 2
     return config

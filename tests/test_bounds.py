@@ -58,14 +58,14 @@ REFUSED = {
     "augment.saturation": SHARE,
     "augment.hue": SHARE,
     "augment.gamma": SHARE,
-    "model.width": (0.0, 0.6),
-    "model.decoder_channels": ((8,) * 4, (8, 8, 8, 8, 0), (8.5,) * 5),
-    "model.upsample": CHOICE,
+    "model.mobilenet_v2.width": (0.0, 0.6),
+    "model.unet.channels": ((8,) * 4, (8, 8, 8, 8, 0), (8.5,) * 5),
+    "model.unet.upsample": CHOICE,
     "model.dtype": CHOICE,
     "model.mean": ((0.0,), (0.0, 0.0, float("nan"))),
     "model.std": ((1.0, 1.0), (1.0, 1.0, 0.0)),
-    "model.norm_epsilon": NOT_POSITIVE,
-    "model.padding": CHOICE,
+    "model.mobilenet_v2.norm_epsilon": NOT_POSITIVE,
+    "model.mobilenet_v2.padding": CHOICE,
     "loss.cross_entropy": NEGATIVE,
     "loss.focal": NEGATIVE,
     "loss.dice": NEGATIVE,
@@ -150,7 +150,8 @@ def smallest(config):
     config.data.update(size=(1, 1), num_train=1, num_val=1, num_threads=1, seed=0)
     config.data.update(cache_gb=0.0, device_gb=0.0, val_fraction=0.0, test_fraction=0.0)
     config.eval.update(batch_size=1, num_pictures=0)
-    config.model.update(decoder_channels=(1,) * 5, norm_epsilon=1e-12)
+    config.model.unet.channels = (1,) * 5
+    config.model.mobilenet_v2.norm_epsilon = 1e-12
     config.augment.update(scale=(0.01, 0.01), brightness=0.0, contrast=0.0, saturation=0.0)
     config.augment.update(hue=0.0, gamma=0.0)
     config.loss.update(cross_entropy=0.0, focal=1.0, focal_gamma=0.0, label_smoothing=0.0)

@@ -187,9 +187,9 @@ def test_a_workdir_that_is_a_file_is_refused(tmp_path):
 
 
 def test_a_value_that_cannot_work_is_refused_before_anything_is_written(tmp_path):
-    done = run("main", *TINY, "--config.model.width=0.6", f"--workdir={tmp_path}/run")
+    done = run("main", *TINY, "--config.model.mobilenet_v2.width=0.6", f"--workdir={tmp_path}/run")
     message, _ = split_errors(done)
     assert done.returncode == 1
     (line,) = message.splitlines()
-    assert line.startswith("ConfigError: config.model.width is 0.6; choose one of")
+    assert line.startswith("ConfigError: config.model.mobilenet_v2.width is 0.6; choose one of")
     assert not (tmp_path / "run").exists()

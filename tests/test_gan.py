@@ -362,8 +362,10 @@ def test_a_start_that_does_not_fit_is_refused_with_its_reason(runs, tmp_path):
     with pytest.raises(ConfigError, match=r"config\.init_from .* other classes .* background"):
         variables_of(folder, config, other)
     wide = config.copy_and_resolve_references()
-    wide.model.width = 1.0
-    with pytest.raises(ConfigError, match=r"config\.model\.width=0\.35, here it is 1\.0"):
+    wide.model.mobilenet_v2.width = 1.0
+    with pytest.raises(
+        ConfigError, match=r"config\.model\.mobilenet_v2\.width=0\.35, here it is 1\.0"
+    ):
         variables_of(folder, wide, table)
     with pytest.raises(DataError, match=r"absent/config\.json is missing"):
         variables_of(tmp_path / "absent", config, table)

@@ -16,7 +16,7 @@ from segjax.models.layers.blocks import (
     upsample_nearest,
 )
 from segjax.models.mobilenet_v2 import MobileNetV2, scaled
-from segjax.models.unet import Decoder
+from segjax.models.unet import UPSAMPLE, Decoder
 
 
 def count(tree):
@@ -50,6 +50,8 @@ def test_encoder_features_have_the_strides_and_channels_of_the_paper():
     image = jnp.zeros((2, 64, 96, 3))
     variables = shapes_of(encoder, image, train=False)
     features = jax.eval_shape(lambda v: encoder.apply(v, image, train=False), variables)
+    assert tuple(64 // f.shape[1] for f in features) == encoder.strides
+    assert tuple(f.shape[-1] for f in features) == encoder.channels
     assert [f.shape for f in features] == [
         (2, 32, 48, 16),
         (2, 16, 24, 24),
@@ -156,7 +158,7 @@ def test_upsampling_equals_jax_image_resize():
         np.testing.assert_allclose(ours(x), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("upsample", models.UPSAMPLE)
+@pytest.mark.parametrize("upsample", UPSAMPLE)
 def test_every_skip_of_the_decoder_has_a_gradient(upsample):
     decoder = Decoder((8, 8, 8, 8, 8), upsample)
     keys = jax.random.split(jax.random.key(0), 5)
@@ -174,9 +176,9 @@ def test_every_skip_of_the_decoder_has_a_gradient(upsample):
 
 def tiny_model(**changes):
     config = defaults.get_config().model
-    config.width = 0.35
-    config.decoder_channels = (8, 8, 8, 8, 8)
-    config.update(changes)
+    config.mobilenet_v2.width = 0.35
+    config.unet.channels = (8, 8, 8, 8, 8)
+    config.update_from_flattened_dict(changes)
     return models.build(config, 3)
 
 
@@ -237,11 +239,13 @@ def test_frozen_encoder_has_no_gradient_and_keeps_its_batch_statistics():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("width", 0.6),
+        ("name", "segformer"),
+        ("encoder", "resnet"),
+        ("mobilenet_v2.width", 0.6),
         ("dtype", "float16"),
-        ("upsample", "cubic"),
-        ("padding", "valid"),
-        ("decoder_channels", (8, 8)),
+        ("unet.upsample", "cubic"),
+        ("mobilenet_v2.padding", "valid"),
+        ("unet.channels", (8, 8)),
     ],
 )
 def test_impossible_models_are_refused_by_name(field, value):

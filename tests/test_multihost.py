@@ -26,7 +26,7 @@ FIELDS = {
     "data.num_train": 64,
     "data.num_val": 6,
     "data.allow_missing_classes": True,
-    "model.decoder_channels": "(8,8,8,8,8)",
+    "model.unet.channels": "(8,8,8,8,8)",
     "batch_size": 8,
     "num_epochs": 2,
     "log_every": 1,

@@ -1,7 +1,8 @@
 """A run that version 0.1 left half done: it is still scored, predicts the same and goes on.
 
 tests/data/run_0_1.tar.xz holds the run, its data and, in expected.json, what version 0.1 made of
-them. (The weights have few different values, so that they compress.)
+them (the weights have few different values, so that they compress); tests/data/exported_0_1.zip is
+the run as segjax.export wrote it before the fields of config.model had sections.
 """
 
 import json
@@ -30,7 +31,16 @@ def expected(tmp_path, monkeypatch):
     return json.loads(Path("expected.json").read_text())
 
 
-def test_a_run_of_version_0_1_is_scored_and_predicts_as_it_did(expected, optimized):
+def assert_predicts(model, expected):
+    for name, bits in expected["prediction"].items():
+        label = model.label(np.asarray(Image.open(f"data/images/{name}")))
+        packed = np.frombuffer(bytes.fromhex(bits), np.uint8)
+        then = np.unpackbits(packed, count=label.size).reshape(label.shape)
+        assert (label != then).mean() < 2e-3, name
+
+
+def test_a_run_of_version_0_1_is_scored_and_predicts_as_it_did(expected, optimized, caplog):
+    caplog.set_level("INFO", "segjax")
     config, _, _ = workdir.load(Path("run"))
     for split, names in expected["names"].items():
         source = build_source(config.data, split)
@@ -38,12 +48,12 @@ def test_a_run_of_version_0_1_is_scored_and_predicts_as_it_did(expected, optimiz
     report = evaluate_run(Path("run"), "val")
     for name, value in expected["val"].items():
         assert report[name] == pytest.approx(value, rel=1e-3), name
-    model = predictor.load("run")
-    for name, bits in expected["prediction"].items():
-        label = model.label(np.asarray(Image.open(f"data/images/{name}")))
-        packed = np.frombuffer(bytes.fromhex(bits), np.uint8)
-        then = np.unpackbits(packed, count=label.size).reshape(label.shape)
-        assert (label != then).mean() < 2e-3, name
+    assert_predicts(predictor.load("run"), expected)
+    assert "read under their new names: model.mobilenet_v2" in caplog.text
+
+
+def test_a_file_that_was_exported_before_predicts_as_the_run_did(expected, optimized):
+    assert_predicts(predictor.load(ARCHIVE.with_name("exported_0_1.zip")), expected)
 
 
 def test_a_run_of_version_0_1_goes_on_as_it_would_have(expected, optimized):

@@ -113,7 +113,7 @@ def test_mesh_and_pmap_of_four_devices_equal_one_device(sgd_config, optimized):
 
 
 def test_a_mesh_gathers_no_activations(sgd_config):
-    sgd_config.model.decoder_channels = (64, 64, 64, 32, 32)  # wide enough for every form
+    sgd_config.model.unet.channels = (64, 64, 64, 32, 32)  # wide enough for every form
     devices = Parallel("jit", jax.devices()[:4])
     functions = build.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
     start = devices.replicate(state.create(functions.model, functions.optimizer, 0))
@@ -126,7 +126,7 @@ def test_a_mesh_gathers_no_activations(sgd_config):
 def test_a_step_lowers_for_a_gpu_with_plain_convolutions(sgd_config):
     """Which no processor can run; on one, the forms of `models.convolutions` have loops."""
     sgd_config.model.dtype = "bfloat16"
-    sgd_config.model.decoder_channels = (64, 64, 64, 32, 32)
+    sgd_config.model.unet.channels = (64, 64, 64, 32, 32)
     devices = Parallel("jit", jax.devices()[:1])
     functions = build.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
     start = devices.replicate(state.create(functions.model, functions.optimizer, 0))

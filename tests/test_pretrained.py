@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from test_export import write_run
 
 from experiments.interchange.peer import CLASSES, draw, images
@@ -22,7 +23,8 @@ from segjax.errors import ConfigError, DataError
 from segjax.inference import exporters, networks
 from segjax.run import workdir
 from segjax.training import loop
-from segjax.weights import mapping, pretrained, tensor_files
+from segjax.weights import SOURCES, mobilenet_v2, pretrained, tensor_files
+from segjax.weights.mapping import CONVOLUTION, DENSE, VECTOR, Row
 
 h5py = pytest.importorskip("h5py")
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -71,8 +73,11 @@ def file_of(tmp_path):
 
 def configured(path="", width=0.35, **fields):
     config = defaults.get_config()
-    config.pretrained.path, config.model.width = str(path), width
-    config.model.update(fields)
+    config.pretrained.path = str(path)
+    fields = {"width": width, **fields}
+    names = {"width": "mobilenet_v2", "norm_epsilon": "mobilenet_v2", "padding": "mobilenet_v2",
+             "channels": "unet", "upsample": "unet"}  # fmt: skip
+    config.model.update_from_flattened_dict({f"{names[f]}.{f}": v for f, v in fields.items()})
     return config
 
 
@@ -83,6 +88,10 @@ def zeros(width=0.35, classes=CLASSES, **fields):
     image = jnp.zeros((1, 64, 64, 3), jnp.uint8)
     shapes = jax.eval_shape(model.init, jax.random.key(0), image)
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), dict(shapes))
+
+
+def flat(variables):
+    return flatten_dict(variables, sep="/")
 
 
 @cache
@@ -123,9 +132,9 @@ def test_conventions_of_the_library_come_along(file_of, caplog):
     config = configured(file_of("keras"))
     model = pretrained.with_conventions(config, Path("absent")).model
     assert (model.mean, model.std) == ((127.5,) * 3, (127.5,) * 3)
-    assert (model.norm_epsilon, model.padding) == (1e-3, "same")
-    assert "config.model.padding = same" in caplog.text
-    assert config.model.padding == "symmetric"  # the caller's own is left alone
+    assert (model.mobilenet_v2.norm_epsilon, model.mobilenet_v2.padding) == (1e-3, "same")
+    assert "config.model.mobilenet_v2.padding = same" in caplog.text
+    assert config.model.mobilenet_v2.padding == "symmetric"  # the caller's own is left alone
     torch = pretrained.with_conventions(configured(file_of("timm"), padding="same"), Path("absent"))
     assert torch.model == configured().model
 
@@ -218,11 +227,11 @@ def test_a_tensor_that_is_not_explained_is_named(library, changes, error, messag
 @pytest.mark.parametrize(
     ("library", "fields", "message"),
     [
-        ("torchvision", dict(width=1.0), "set config.model.width=0.35"),
-        ("keras", dict(width=0.5), "set config.model.width=0.35"),
+        ("torchvision", dict(width=1.0), "set config.model.mobilenet_v2.width=0.35"),
+        ("keras", dict(width=0.5), "set config.model.mobilenet_v2.width=0.35"),
         ("smp", dict(width=1.0, classes=3), "5 classes, the data 3; set config.pretrained.head"),
-        ("smp", dict(width=1.0, decoder_channels=(64, 32, 16, 16, 8)), "(256, 128, 64, 32, 16)"),
-        ("smp", dict(width=1.0, upsample="transpose"), "set config.model.upsample=nearest"),
+        ("smp", dict(width=1.0, channels=(64, 32, 16, 16, 8)), "(256, 128, 64, 32, 16)"),
+        ("smp", dict(width=1.0, upsample="transpose"), "set config.model.unet.upsample=nearest"),
     ],
 )  # fmt: skip
 def test_another_network_is_told_what_to_set(library, fields, message, file_of):
@@ -318,7 +327,7 @@ def test_a_pth_file_is_read_and_what_is_pickled_in_it_never_executed(tmp_path):
 def run(shared_tiny_config, tmp_path_factory):
     """A run that segmentation_models.pytorch can hold."""
     config = shared_tiny_config.copy_and_resolve_references()
-    config.model.width = 1.0
+    config.model.mobilenet_v2.width = 1.0
     config.model.mean = (1.0, 2.0, 3.0)
     config.data.num_val = 1
     folder = tmp_path_factory.mktemp("pretrained") / "run"
@@ -347,8 +356,34 @@ def test_what_is_written_is_read_back(run, tmp_path):
     [("width", 0.5), ("padding", "same"), ("norm_epsilon", 1e-3), ("upsample", "transpose")],
 )
 def test_what_segmentation_models_pytorch_cannot_be_is_refused(field, value):
-    with pytest.raises(ConfigError, match=f"config.model.{field} is {value!r}"):
-        mapping.to_smp({}, configured(**{"width": 1.0} | {field: value}).model)
+    with pytest.raises(ConfigError, match=rf"config.model.\w+.{field} is {value!r}"):
+        mobilenet_v2.to_smp({}, configured(**{"width": 1.0} | {field: value}).model)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.library)
+def test_every_row_is_read_and_written_and_no_variable_has_two(source):
+    assert len({row.variable for row in source.rows}) == len(source.names) == len(source.rows)
+    assert {row.variable for row in source.rows} <= flat(zeros(1.0)).keys()
+    rng = np.random.default_rng(0)
+    for row in source.rows:
+        tensor = rng.standard_normal([2, 3, 4, 5][: len(row.transform.axes)])
+        array = row.transform.read(tensor)
+        np.testing.assert_array_equal(row.transform.write(array), tensor)
+
+
+def test_a_square_kernel_is_transposed_and_never_passed_as_it_is():
+    """Its shape would not tell that it was not: the row of the table does."""
+    tensors = {"linear.weight": np.arange(4.0).reshape(2, 2)}
+    source = SOURCES[0]._replace(rows=(Row("linear.weight", "params/dense/kernel", DENSE),))
+    read = source.read(tensors, tensors)["params/dense/kernel"]
+    np.testing.assert_array_equal(read, tensors["linear.weight"].T)
+    np.testing.assert_array_equal(
+        source.write({"params/dense/kernel": read})["linear.weight"], tensors["linear.weight"]
+    )
+    for wrong in (VECTOR, CONVOLUTION):
+        with pytest.raises(DataError, match=r"linear.weight has the shape \(2, 2\)"):
+            rows = (Row("linear.weight", "params/dense/kernel", wrong),)
+            source._replace(rows=rows).read(tensors, tensors)
 
 
 @pytest.mark.usefixtures("optimized")
@@ -370,11 +405,8 @@ def test_a_run_starts_from_a_file_and_resumes_without_it(tiny_config, file_of, t
     jax.tree.map(np.testing.assert_array_equal, run.start_state.variables, expected)
     jax.tree.map(np.testing.assert_array_equal, run.start_state.ema, expected)
     stored = json.loads((tmp_path / "run" / "config.json").read_text())["model"]
-    assert (stored["padding"], stored["norm_epsilon"], stored["mean"]) == (
-        "same",
-        1e-3,
-        [127.5] * 3,
-    )
+    assert stored["mobilenet_v2"] == {"width": 0.35, "norm_epsilon": 1e-3, "padding": "same"}
+    assert stored["mean"] == [127.5] * 3
     run.checkpoints.close()
     (tmp_path / "run" / "checkpoints" / "8").mkdir()
     path.unlink()
@@ -387,9 +419,13 @@ def test_work_directories_from_before_are_what_they_were(tiny_config, tmp_path):
     write_run(tmp_path, tiny_config)
     path = tmp_path / "config.json"
     held = json.loads(path.read_text())
-    del held["pretrained"], held["model"]["padding"], held["model"]["norm_epsilon"]
+    model = held["model"]
+    unet, encoder = model.pop("unet"), model.pop("mobilenet_v2")
+    del held["pretrained"], model["name"], model["encoder"]
+    model |= {"width": encoder["width"], "upsample": unet["upsample"]}
+    model["decoder_channels"] = unet["channels"]
     path.write_text(json.dumps(held))
-    assert workdir.load(tmp_path)[0].model.padding == "symmetric"
+    assert workdir.load(tmp_path)[0].model.mobilenet_v2.padding == "symmetric"
     assert networks.restore(tmp_path).model.encoder.epsilon == 1e-5
     workdir.require_same_run(tmp_path, tiny_config)  # resumes
     held["optim"]["name"] = "sgd"

@@ -83,7 +83,7 @@ def history(folder, like):
 
 def as_if_pretrained(config, folder):
     config = config.copy_and_resolve_references()
-    config.model.norm_epsilon = 0.00123
+    config.model.mobilenet_v2.norm_epsilon = 0.00123
     return config
 
 

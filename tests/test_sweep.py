@@ -88,14 +88,14 @@ def read(folder):
         ("seed.x=1,2", "no field 'seed.x'"),
         ("batch_size=float:1:4", "holds int, which float does not fit"),
         ("loss.dice=int:1:4", "holds float, which int does not fit"),
-        ("model.upsample=log:1:2", "holds str, which log does not fit"),
+        ("model.unet.upsample=log:1:2", "holds str, which log does not fit"),
         ("batch_size=int:4:8.5", "'8.5' is no int"),
         ("loss.dice=float:2:1", "2.0 is not below 1.0"),
         ("loss.dice=log:0:1", "low > 0"),
         ("loss.dice=float:0", "write FIELD=float:LOW:HIGH"),
         ("loss.dice=0.1:1", "'0.1:1' is no float, as the field is; write FIELD="),
         ("batch_size=int:4:16:0", "step > 0"),
-        ("model.upsample=nearest", "at least|different values"),
+        ("model.unet.upsample=nearest", "at least|different values"),
         ("model.freeze_encoder=yes,no", "'yes' is no bool"),
     ],
 )
@@ -109,7 +109,7 @@ def test_values_arrive_in_the_configuration_with_the_type_of_their_field(tiny_co
     choices = {
         "batch_size": ("4", 4),
         "loss.dice": ("1", 1.0),
-        "model.upsample": ("bilinear", "bilinear"),
+        "model.unet.upsample": ("bilinear", "bilinear"),
         "model.freeze_encoder": ("true", True),
         "data.size": ("(32,64)", (32, 64)),
     }
@@ -136,8 +136,8 @@ def test_ranges_keep_to_whole_steps_and_decades(tiny_config):
 
 
 def test_a_choice_that_no_run_can_have_is_refused_before_the_first(tiny, tiny_config):
-    search = space.parse_search(tiny_config, ["model.upsample=nearest,bilinera"])
-    with pytest.raises(ConfigError, match=r"--search model.upsample: .*'bilinera'"):
+    search = space.parse_search(tiny_config, ["model.unet.upsample=nearest,bilinera"])
+    with pytest.raises(ConfigError, match=r"--search model.unet.upsample: .*'bilinera'"):
         trials.check(replace(tiny, search=search))
 
 

@@ -198,7 +198,7 @@ def test_a_few_images_are_overfitted(tiny_config, tmp_path):
     tiny_config.batch_size = 8
     tiny_config.num_epochs = 200
     tiny_config.eval.every_epochs = 200
-    tiny_config.model.decoder_channels = (64, 32, 32, 32, 32)
+    tiny_config.model.unet.channels = (64, 32, 32, 32, 32)
     tiny_config.optim.learning_rate = 3e-3
     tiny_config.augment.scale = (1.0, 1.0)
     tiny_config.augment.flip_horizontal = False

@@ -49,7 +49,7 @@ def main(_: list[str]) -> None:
         "picture": [size, size],
         "fit": config["data"]["fit"],
         "tile": [TILE, TILE] if config["data"]["fit"] == "pad" else None,
-        "width": config["model"]["width"],
+        "width": config["model"]["mobilenet_v2"]["width"],
         "classes": len(summary["images"][0]["class_shares"]),
         "peak_resident_gib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20,
         "seconds": seconds,

@@ -100,7 +100,7 @@ def main(_: list[str]) -> None:
         "split": FLAGS.split,
         "images": len(source),
         "size": list(trained.config.data.size),
-        "width": trained.config.model.width,
+        "width": trained.config.model.mobilenet_v2.width,
         "device": jax.devices()[0].device_kind,
         "file_mib": sizes,
         "networks": rows,

@@ -71,8 +71,8 @@ def main(_: list[str]) -> None:
         "rounds_frames_per_s": [summary["frames_per_s"] for summary in rounds],
         "smoothing": FLAGS.smoothing,
         "network_size": config["data"]["size"],
-        "network_width": config["model"]["width"],
-        "decoder_channels": config["model"]["decoder_channels"],
+        "network_width": config["model"]["mobilenet_v2"]["width"],
+        "decoder_channels": config["model"]["unet"]["channels"],
     }
     write_json(HERE / "results" / f"video_{FLAGS.size}.json", result)
     print(json.dumps(result, indent=2))

@@ -26,7 +26,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from segjax import defaults, models  # noqa: E402
 from segjax.runtime.files import write_json  # noqa: E402
-from segjax.weights import mapping, pretrained  # noqa: E402
+from segjax.weights import mobilenet_v2, pretrained  # noqa: E402
 
 FILES = {
     "torchvision": ("weights.pth",),
@@ -52,8 +52,8 @@ def ask(*arguments: Any) -> None:
 def load(file: Path, width: float, upsample: str = "nearest") -> tuple[Any, dict, Any]:
     """segjax's network with a file's weights: model, variables and config.model."""
     config = defaults.get_config()
-    config.pretrained.path, config.model.width = str(file), width
-    config.model.upsample = upsample
+    config.pretrained.path, config.model.mobilenet_v2.width = str(file), width
+    config.model.unet.upsample = upsample
     config = pretrained.with_conventions(config, file.parent)
     model = models.build(config.model, CLASSES)
     image = jnp.zeros((1, 64, 64, 3), jnp.uint8)
@@ -105,7 +105,7 @@ def check_writing(folder: Path, upsample: str) -> dict[str, dict]:
     """segjax's logits against those of SMP with the weights that segjax wrote."""
     model, variables, config = load(folder / "weights.pth", 1.0, upsample)
     file = folder / f"{upsample}.safetensors"
-    mapping.write(file, variables, config, metadata={})
+    pretrained.write(file, variables, config, metadata={})
     ask("read", file, folder)
     theirs = dict(np.load(folder / "outputs.npz"))
     ours = outputs_of(model, variables, theirs["image"])
@@ -114,7 +114,7 @@ def check_writing(folder: Path, upsample: str) -> dict[str, dict]:
 
 def wrong_conventions() -> dict[str, dict]:
     """What Keras's weights compute with one convention of PyTorch: how much the check sees."""
-    imagenet = {name: mapping.TORCH[name] for name in ("mean", "std")}
+    imagenet = {name: mobilenet_v2.TORCH[name] for name in ("mean", "std")}
     with TemporaryDirectory() as folder:
         ask("keras", folder, "--width=1.0")
         theirs = dict(np.load(Path(folder) / "outputs.npz"))

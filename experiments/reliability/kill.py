@@ -36,7 +36,7 @@ CONFIG = {
     "data.num_train": 64,
     "data.num_val": 8,
     "data.allow_missing_classes": True,
-    "model.decoder_channels": "(8,8,8,8,8)",
+    "model.unet.channels": "(8,8,8,8,8)",
     "batch_size": 4,
     "num_epochs": 20,
     "log_every": 5,

@@ -102,8 +102,8 @@ def measure() -> dict[str, Any]:
     config = camvid.get_config("cpu")
     config.data.size = (FLAGS.height, FLAGS.width)
     config.batch_size = FLAGS.batch
-    config.model.update(width=FLAGS.network_width, dtype=FLAGS.dtype)
-    config.model.decoder_channels = tuple(map(int, FLAGS.decoder))
+    config.model.mobilenet_v2.width, config.model.dtype = FLAGS.network_width, FLAGS.dtype
+    config.model.unet.channels = tuple(map(int, FLAGS.decoder))
     config.loss.dice = 0.0  # cross entropy alone, as the peer
     devices = Parallel(FLAGS.parallel)
     functions = build.build(config, devices, CLASSES, np.ones(CLASSES), total_steps=10_000)

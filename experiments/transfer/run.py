@@ -49,7 +49,7 @@ def share_of(root: Path, every: int, out: Path) -> Path:
 def shapes_config() -> ConfigDict:
     """The quick start, with the upsampling that is fastest on a CPU."""
     config = quickstart.get_config()
-    config.model.upsample = "nearest"
+    config.model.unet.upsample = "nearest"
     return config
 
 

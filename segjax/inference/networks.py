@@ -19,7 +19,7 @@ from segjax import models
 from segjax.data.label_table import LabelTable
 from segjax.errors import ConfigError, DataError
 from segjax.evaluation import tta as test_time
-from segjax.models.unet import UNet
+from segjax.models.segmenter import Segmenter
 from segjax.run import workdir
 from segjax.run.checkpoints import Checkpoints
 from segjax.weights import tensor_files
@@ -53,7 +53,7 @@ class Network(NamedTuple):
 class Trained(NamedTuple):
     """A checkpoint of a run: the model and its averaged variables, params and batch_stats."""
 
-    model: UNet
+    model: Segmenter
     variables: dict[str, Any]
     config: ConfigDict
     table: LabelTable

@@ -1,50 +1,65 @@
-"""Models, built from `config.model`."""
+"""The table of networks: `config.model.encoder` under the decoder that `config.model.name` picks.
 
+An encoder is a module that publishes `strides` and `channels` of the features [B, H/s, W/s, c] it
+gives, a decoder one that takes any such list; each is a file here, a row below and a section of
+`config.model` in segjax/defaults.py. `segmenter.Segmenter` does the rest for all of them.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from segjax import defaults
 from segjax.errors import ConfigError
-from segjax.models.mobilenet_v2 import WIDTHS, MobileNetV2
+from segjax.models import mobilenet_v2, unet
 from segjax.models.patchgan import NORMS, PatchGAN
-from segjax.models.unet import Decoder, UNet
+from segjax.models.segmenter import Segmenter
 
+# Of a section of config.model, the fields axis_name and dtype of all layers, and strides.
+ENCODERS: dict[str, Callable[..., nn.Module]] = {"mobilenet_v2": mobilenet_v2.build}
+DECODERS: dict[str, Callable[..., nn.Module]] = {"unet": unet.build}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-UPSAMPLE = ("nearest", "bilinear", "transpose")
-PADDING = ("symmetric", "same")
 
 
-def build(config: ConfigDict, num_classes: int, axis_name: str | None = None) -> UNet:
+def build(config: ConfigDict, num_classes: int, axis_name: str | None = None) -> Segmenter:
     """The network of `config.model`.
 
     `axis_name` is the pmap axis over which batch norm shares its statistics; None under jit.
-    Raises ConfigError for a value that no network has.
+    Raises ConfigError for a value that no network has, and for changed fields of another family.
     """
-    choices = (
-        ("width", WIDTHS),
-        ("dtype", tuple(DTYPES)),
-        ("upsample", UPSAMPLE),
-        ("padding", PADDING),
-    )
-    for field, allowed in choices:
-        if config[field] not in allowed:
-            raise ConfigError(f"config.model.{field} is {config[field]!r}; choose one of {allowed}")
-    if len(config.decoder_channels) != 5 or min(config.decoder_channels) < 1:
-        raise ConfigError(
-            "config.model.decoder_channels needs five positive numbers, one for each doubling of "
-            f"the resolution; it is {tuple(config.decoder_channels)}"
-        )
+    choices = {"name": DECODERS, "encoder": ENCODERS, "dtype": DTYPES}
+    for field, table in choices.items():
+        if config[field] not in table:
+            raise ConfigError(
+                f"config.model.{field} is {config[field]!r}; choose one of {tuple(table)}"
+            )
+    _require_unchanged(config, {*DECODERS, *ENCODERS} - {config.name, config.encoder})
     shared = dict(axis_name=axis_name, dtype=DTYPES[config.dtype])
-    return UNet(
-        encoder=MobileNetV2(
-            config.width, epsilon=config.norm_epsilon, padding=config.padding, **shared
-        ),
-        decoder=Decoder(tuple(config.decoder_channels), config.upsample, **shared),
+    encoder = ENCODERS[config.encoder](config[config.encoder], **shared)
+    return Segmenter(
+        encoder=encoder,
+        decoder=DECODERS[config.name](config[config.name], encoder.strides, **shared),
         num_classes=num_classes,
         mean=tuple(config.mean),
         std=tuple(config.std),
         freeze_encoder=config.freeze_encoder,
         dtype=DTYPES[config.dtype],
     )
+
+
+def _require_unchanged(config: ConfigDict, others: set[str]) -> None:
+    """Raises ConfigError where a field of a family is set that the network is not made of."""
+    known = defaults.get_config().model
+    for section in sorted(others & set(config) & set(known)):
+        for field, value in config[section].items():
+            if value != known[section][field]:
+                raise ConfigError(
+                    f"config.model.{section}.{field} is {value!r}, but the network is "
+                    f"{config.encoder} under {config.name}; set config.model.encoder or "
+                    "config.model.name, or leave the field out"
+                )
 
 
 def build_discriminator(config: ConfigDict, dtype: str, axis_name: str | None = None) -> PatchGAN:

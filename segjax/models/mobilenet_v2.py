@@ -10,7 +10,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
+from segjax.errors import ConfigError
 from segjax.models.layers.blocks import EPSILON, ConvNormAct, identity
 
 # (expansion, channels, repeats, stride of the first): table 2 of the paper.
@@ -24,6 +26,8 @@ STAGES = (
     (6, 320, 1, 1),
 )
 WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
+PADDING = ("symmetric", "same")
+LAST = 1280  # channels of the last convolution
 
 
 def scaled(channels: int, width: float) -> int:
@@ -54,10 +58,10 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Images [B, H, W, 3], H and W multiples of 32, to five features [B, H/s, W/s, C].
+    """Images [B, H, W, 3], H and W multiples of 32, to five features [B, H/s, W/s, c].
 
-    The features are those of strides s = 2, 4, 8, 16, 32; at width 1.0 they have 16, 24, 32, 96 and
-    1280 channels, and the whole has 2,223,872 parameters. `epsilon` and `padding` are PyTorch's, or
+    These have `strides` s and `channels` c; at width 1.0 those are 16, 24, 32, 96 and 1280, and the
+    whole has 2,223,872 parameters. `epsilon` and `padding` are PyTorch's, or
     those of the library that the weights come from (see `layers.zeros_around`).
     """
 
@@ -66,6 +70,13 @@ class MobileNetV2(nn.Module):
     dtype: Any = jnp.float32
     epsilon: float = EPSILON
     padding: str = "symmetric"
+    strides = (2, 4, 8, 16, 32)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of the features: those before each stage that halves the resolution, and of the last."""
+        before = [STAGES[i - 1][1] for i, stage in enumerate(STAGES) if stage[3] == 2]
+        return *(scaled(c, self.width) for c in before), scaled(LAST, max(1.0, self.width))
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
@@ -86,8 +97,23 @@ class MobileNetV2(nn.Module):
                     shared,
                     name=f"stage{stage}_block{block}",
                 )(x, train)
-        # Narrow networks keep 1280 channels here (paper, section 4.1).
-        last = ConvNormAct(
-            scaled(1280, max(1.0, self.width)), 1, act=nn.relu6, name="last", **shared
-        )
+        # Narrow networks keep all of these channels (paper, section 4.1).
+        last = ConvNormAct(self.channels[-1], 1, act=nn.relu6, name="last", **shared)
         return [*features, last(x, train)]
+
+
+def build(config: ConfigDict, **shared: Any) -> MobileNetV2:
+    """The encoder of `config.model.mobilenet_v2`.
+
+    `shared` are axis_name and dtype of the layers. Raises ConfigError for a value that none has.
+    """
+    for field, allowed in (("width", WIDTHS), ("padding", PADDING)):
+        if config[field] not in allowed:
+            raise ConfigError(
+                f"config.model.mobilenet_v2.{field} is {config[field]!r}; choose one of {allowed}"
+            )
+    if config.norm_epsilon <= 0:
+        raise ConfigError(
+            f"config.model.mobilenet_v2.norm_epsilon is {config.norm_epsilon}; it must be above 0"
+        )
+    return MobileNetV2(config.width, epsilon=config.norm_epsilon, padding=config.padding, **shared)

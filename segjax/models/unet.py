@@ -1,44 +1,55 @@
-"""U-Net: an encoder's features, decoded step by step to the image's own resolution.
+"""The decoder of a U-Net: features, doubled step by step to the image's own resolution.
 
 Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015,
-with the decoder of segmentation_models.pytorch: upsample, concatenate the skip, two convolutions.
+in the form of segmentation_models.pytorch: upsample, concatenate the skip, two convolutions.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
+from segjax.errors import ConfigError
 from segjax.models.layers.blocks import (
     ConvNormAct,
     UpsampleConvNormAct,
     UpsampleTranspose,
-    kernel_init,
     upsample_bilinear,
 )
 
-STRIDE = 32
+UPSAMPLE = ("nearest", "bilinear", "transpose")
 
 
 class Decoder(nn.Module):
-    """Features at strides 2 … 32 to one feature map at stride 1, [B, H, W, channels[-1]].
+    """Features at `strides` to one feature map at stride 1, [B, H, W, channels[-1]].
 
-    `upsample` is `nearest`, `bilinear` or `transpose` (the Pix2Pix block).
+    Every doubling halves the stride; it takes the feature of that stride, if there is one, as skip.
+
+    Fields:
+      channels: of every doubling, as many as lead from the largest stride to 1.
+      upsample: `nearest`, `bilinear` or `transpose` (the Pix2Pix block).
+      strides: of the features, powers of 2 from fine to coarse.
     """
 
     channels: Sequence[int]
     upsample: str
+    strides: Sequence[int] = (2, 4, 8, 16, 32)
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, features: list[jax.Array], train: bool) -> jax.Array:
         shared = dict(axis_name=self.axis_name, dtype=self.dtype)
-        x, *skips = reversed(features)
+        skips = dict(zip(self.strides, features, strict=True))
+        stride = self.strides[-1]
+        x = skips[stride]
         for i, channels in enumerate(self.channels):
-            skip = skips[i] if i < len(skips) else None
+            stride //= 2
+            skip = skips.get(stride)
             first = f"block{i}_conv0"
             if self.upsample == "nearest":
                 x = UpsampleConvNormAct(channels, name=first, **shared)(x, skip, train)
@@ -53,40 +64,19 @@ class Decoder(nn.Module):
         return x
 
 
-class UNet(nn.Module):
-    """The whole function: images [B, H, W, 3] of any size to float32 logits [B, H, W, num_classes].
+def build(config: ConfigDict, strides: Sequence[int], **shared: Any) -> Decoder:
+    """The decoder of `config.model.unet` over features of these strides.
 
-    Pixels are uint8, or floats in the same range 0 … 255. Normalisation, padding to a multiple of
-    32 and cropping back happen here, so that no caller can do them differently.
+    `shared` are axis_name and dtype of the layers. Raises ConfigError for a value that none has.
     """
-
-    encoder: nn.Module
-    decoder: nn.Module
-    num_classes: int
-    mean: Sequence[float]
-    std: Sequence[float]
-    freeze_encoder: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
-        height, width = image.shape[1:3]
-        mean, std = (jnp.array(v)[None, None, None] for v in (self.mean, self.std))
-        x = (image.astype(jnp.float32) - mean) / std
-        below, right = (-(-n // STRIDE) * STRIDE - n for n in (height, width))
-        x = jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0)))
-        features = self.encoder(x.astype(self.dtype), train and not self.freeze_encoder)
-        if self.freeze_encoder:
-            features = jax.lax.stop_gradient(features)
-        x = self.decoder(features, train)
-        # In float32 whatever `dtype` is: rounded logits are equal in many pixels, and the first
-        # class of them would win.
-        head = nn.Conv(
-            self.num_classes,
-            (3, 3),
-            padding=1,
-            kernel_init=kernel_init,
-            dtype=jnp.float32,
-            name="head",
+    if config.upsample not in UPSAMPLE:
+        raise ConfigError(
+            f"config.model.unet.upsample is {config.upsample!r}; choose one of {UPSAMPLE}"
         )
-        return head(x)[:, :height, :width]
+    channels, doublings = tuple(config.channels), int(math.log2(max(strides)))
+    if len(channels) != doublings or min(channels) < 1:
+        raise ConfigError(
+            f"config.model.unet.channels needs {doublings} positive numbers, one for each doubling "
+            f"of the resolution from stride {max(strides)}; it is {channels}"
+        )
+    return Decoder(channels, config.upsample, tuple(strides), **shared)

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from segjax.data.counts import Report
@@ -32,8 +33,10 @@ FREE = {
 # Fields that came later, with the values that give what the runs without them were.
 LATER = {
     "checkpoint_minutes": 0.0,
-    "model.norm_epsilon": 1e-5,
-    "model.padding": "symmetric",
+    "model.name": "unet",
+    "model.encoder": "mobilenet_v2",
+    "model.mobilenet_v2.norm_epsilon": 1e-5,
+    "model.mobilenet_v2.padding": "symmetric",
     "pretrained.path": "",
     "pretrained.head": "keep",
     "pretrained.channels": "",
@@ -46,18 +49,29 @@ LATER = {
 }
 
 
-# Those of them whose default is another today.
+# Fields that have other names today.
+MOVED = {
+    "model.width": "model.mobilenet_v2.width",
+    "model.norm_epsilon": "model.mobilenet_v2.norm_epsilon",
+    "model.padding": "model.mobilenet_v2.padding",
+    "model.decoder_channels": "model.unet.channels",
+    "model.upsample": "model.unet.upsample",
+}
+
+# Those of LATER whose default is another today.
 DEFAULTS = {"data.divide": "shares", "data.subfolders": True, "optim.sgd_decay": "l2"}
 
 
 def _read_config(workdir: Path) -> dict:
-    config = _read_json(workdir / "config.json")
-    for field, value in LATER.items():
-        *sections, name = field.split(".")
-        section = config
-        for part in sections:
-            section = section.setdefault(part, {})
-        section.setdefault(name, value)
+    fields = _flatten(_read_json(workdir / "config.json"))
+    moved = {field: fields.pop(field) for field in MOVED.keys() & fields.keys()}
+    if moved:
+        log.info(
+            "%s is of an earlier version; these fields are read under their new names: %s",
+            *(workdir / "config.json", ", ".join(sorted(MOVED[field] for field in moved))),
+        )
+    fields |= {MOVED[field]: value for field, value in moved.items()}
+    config = unflatten_dict(LATER | fields, sep=".")
     expand_config(config)
     return config
 
@@ -73,14 +87,9 @@ def _read_json(path: Path) -> dict:
         ) from error
 
 
-def _flatten(tree: dict, prefix: str = "") -> dict[str, object]:
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+def _flatten(config: dict) -> dict[str, object]:
+    """{"optim": {"name": "sgd"}} to {"optim.name": "sgd"}."""
+    return flatten_dict(config, sep=".")
 
 
 def as_json(config: ConfigDict) -> dict:

@@ -16,6 +16,7 @@ from segjax.data.sources import Source
 from segjax.evaluation import tta as test_time
 from segjax.evaluation.loss import Loss
 from segjax.evaluation.step import eval_step
+from segjax.models.segmenter import has_several_axes
 from segjax.run import state
 from segjax.runtime.devices import Parallel
 from segjax.training import adversarial, augment, gan_step, losses, optim, steps
@@ -59,7 +60,10 @@ def build(
     """
     axis_name = devices.axis_name
     model = models.build(config.model, num_classes, axis_name)
-    optimizer, schedule = optim.build(config.optim, total_steps, config.model.freeze_encoder)
+    is_decayed = getattr(model, "is_decayed", has_several_axes)
+    optimizer, schedule = optim.build(
+        config.optim, total_steps, is_decayed, config.model.freeze_encoder
+    )
     loss = losses.build(config.loss, pixel_counts)
     shared = dict(
         model=model,

@@ -1,5 +1,6 @@
 """`config.optim` to an optax transformation and its learning-rate schedule."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,18 +27,16 @@ def build_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
 
 
-def is_decayed(params: Any) -> Any:
-    """True for convolution kernels, False for norms and biases, which are not decayed."""
-    return jax.tree.map(lambda p: p.ndim > 1, params)
-
-
 def is_encoder(params: Any) -> Any:
     """True for every parameter of the encoder."""
     return jax.tree.map_with_path(lambda path, _: path[0].key == "encoder", params)
 
 
 def build(
-    config: ConfigDict, total_steps: int, freeze_encoder: bool = False
+    config: ConfigDict,
+    total_steps: int,
+    is_decayed: Callable[[Any], Any],
+    freeze_encoder: bool = False,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """AdamW, or SGD with Nesterov momentum, of gradients clipped by their global norm.
 
@@ -46,6 +45,8 @@ def build(
     ahead of the momentum, where it acts 1 / (1 - momentum) times as strongly; 'decoupled', after
     it. Either is multiplied by the learning rate, and by the encoder's share of it: an encoder that
     is frozen, or has a ratio of 0, does not decay.
+
+    is_decayed: from parameters to a tree like them, True where decay acts (`Segmenter.is_decayed`).
     """
     schedule = build_schedule(config, total_steps)
     decay = optax.add_decayed_weights(config.weight_decay, mask=is_decayed)

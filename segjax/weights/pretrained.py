@@ -15,43 +15,45 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from segjax.errors import ConfigError, DataError
-from segjax.models.mobilenet_v2 import STAGES, WIDTHS, scaled
 from segjax.run import workdir
-from segjax.weights import tensor_files
-from segjax.weights.mapping import COUNTER, SOURCES, TORCH, Source
+from segjax.weights import SOURCES, WRITERS, tensor_files
+from segjax.weights.mapping import COUNTER, HEAD, Source
 from segjax.weights.tensor_files import Tensors
 
 log = logging.getLogger(__name__)
 HEADS = ("keep", "drop")
 CHANNELS = ("", "sum", "tile")
-STEM = "params/encoder/stem/conv/kernel"
-HEAD = "params/head/"
 
 
 def with_conventions(config: ConfigDict, folder: Path) -> ConfigDict:
     """The configuration with the conventions that the weights of config.pretrained.path need.
 
-    mean, std, norm_epsilon and padding of config.model become those of the library that the file
-    comes from, whatever they were: with others its weights would compute something else. A run that
-    is resumed has them in its config.json, and needs the file no more.
+    Fields of config.model (mean, std, the encoder's epsilon and padding) become those of the
+    library that the file comes from, whatever they were: with others its weights would compute
+    something else. A run that is resumed has them in its config.json, and needs the file no more.
     """
     if not config.pretrained.path:
         return config
     config = config.copy_and_resolve_references()
-    held = workdir.load(folder)[0] if any(folder.glob("checkpoints/*")) else None
-    if held and held.pretrained.path == config.pretrained.path:
-        fields = {name: held.model[name] for name in TORCH}
+    trained = workdir.load(folder)[0] if workdir.holds_checkpoints(folder) else None
+    path = Path(config.pretrained.path)
+    if trained and trained.pretrained.path == config.pretrained.path:
+        found, names = _fields(trained.model), {name for s in SOURCES for name in s.conventions}
+        fields = {name: found[name] for name in found.keys() & names}
     else:
-        path = Path(config.pretrained.path)
-        source = recognise(path, tensor_files.read(path))
         own = tensor_files.read_header(path)  # segjax's files say how they were trained
-        fields = {name: own.get(name, value) for name, value in source.conventions.items()}
-    for name, value in fields.items():
+        conventions = recognise(path, tensor_files.read(path)).conventions
+        fields = {name: own.get(name, value) for name, value in conventions.items()}
+    for name, value in sorted(fields.items()):
         value = tuple(value) if isinstance(value, list | tuple) else value
-        if value != config.model[name]:
+        if value != _fields(config.model)[name]:
             log.info("config.model.%s = %s, as the pretrained weights need it", name, value)
-        config.model[name] = value
+        config.model.update_from_flattened_dict({name: value})
     return config
+
+
+def _fields(model: ConfigDict) -> dict[str, Any]:
+    return flatten_dict(model.to_dict(), sep=".")
 
 
 def recognise(path: Path, tensors: Tensors) -> Source:
@@ -60,9 +62,17 @@ def recognise(path: Path, tensors: Tensors) -> Source:
         if source.mark in tensors:
             return source
     raise DataError(
-        f"{path}: no MobileNetV2 of {', '.join(source.name for source in SOURCES)}; its tensors "
-        f"are {_some(tensors)}. Save the network's own state dictionary, without a prefix"
+        f"{path}: no {' and no '.join(_networks())}; its tensors are {_some(tensors)}. Save the "
+        "network's own state dictionary, without a prefix"
     )
+
+
+def _networks() -> list[str]:
+    """'MobileNetV2 of torchvision, timm': what can be read, by network."""
+    libraries: dict[str, list[str]] = {}
+    for source in SOURCES:
+        libraries.setdefault(source.network, []).append(source.library)
+    return [f"{network} of {', '.join(names)}" for network, names in libraries.items()]
 
 
 def load(
@@ -84,24 +94,36 @@ def load(
     if source.is_whole:
         new_parts = ("head",) if head == "drop" else ()
     new = {variable for variable in target if variable.split("/")[1] in new_parts}
+    names = source.names
     dropped = {
         name
         for name in tensors
-        if name.startswith(source.classifier)
-        or name.endswith(COUNTER)
-        or source.names.get(name) in new
+        if name.startswith(source.classifier) or name.endswith(COUNTER) or names.get(name) in new
     }
     _require_all_explained(path, source, tensors.keys() - dropped, target.keys() - new)
-    loaded = {
-        source.names[name]: source.from_file(source.names[name], tensor)
-        for name, tensor in tensors.items()
-        if name not in dropped
-    }
-    loaded[STEM] = with_three_channels(path, loaded[STEM], channels)
-    _require_same_shapes(path, loaded, target)
+    loaded = source.read(tensors, tensors.keys() - dropped)
+    loaded[source.stem] = with_three_channels(path, loaded[source.stem], channels)
+    _require_same_shapes(path, source, loaded, target)
     log.info("%s", _table(path, source, loaded, dropped, new))
     filled = {name: jnp.asarray(loaded.get(name, value)) for name, value in target.items()}
     return like | unflatten_dict(filled, sep="/")  # an empty collection has no variable
+
+
+def write(path: Path, variables: Any, config: ConfigDict, metadata: dict[str, Any]) -> None:
+    """Writes params and batch_stats for another library, as a .safetensors file.
+
+    Args:
+      config: `config.model`; metadata: for the header of the file.
+
+    Raises ConfigError where no library has this network, or safetensors is not installed.
+    """
+    if config.encoder not in WRITERS:
+        raise ConfigError(
+            f"--format safetensors: config.model.encoder is {config.encoder!r}, of which no other "
+            f"library takes the weights ({', '.join(WRITERS)} can be written); take stablehlo or "
+            "onnx"
+        )
+    WRITERS[config.encoder](path, variables, config, metadata)
 
 
 def with_three_channels(path: Path, kernel: np.ndarray, how: str) -> np.ndarray:
@@ -126,28 +148,30 @@ def with_three_channels(path: Path, kernel: np.ndarray, how: str) -> np.ndarray:
     return kernel[:, :, np.arange(3) % channels] * (channels / 3)
 
 
-def _require_all_explained(path: Path, source: Source, held: set[str], wanted: set[str]) -> None:
-    unknown = held - source.names.keys()
+def _require_all_explained(path: Path, source: Source, present: set[str], wanted: set[str]) -> None:
+    unknown = present - source.names.keys()
     if unknown:
         raise DataError(
-            f"{path}: {_some(unknown)}: not in {source.name}'s MobileNetV2; a network of another "
-            "kind or depth cannot be loaded"
+            f"{path}: {_some(unknown)}: not in {source.library}'s {source.network}; a network of "
+            "another kind or depth cannot be loaded"
         )
     names = {variable: name for name, variable in source.names.items()}
     homeless = wanted - names.keys()
     if homeless:
         raise ConfigError(
-            f"{path}: {source.name} has nothing for {_some(homeless)}; set "
-            "config.model.upsample=nearest"
+            f"{path}: {source.library} has nothing for {_some(homeless)}; set "
+            "config.model.unet.upsample=nearest"
         )
-    missing = {names[variable] for variable in wanted} - held
+    missing = {names[variable] for variable in wanted} - present
     if missing:
         raise DataError(
             f"{path}: {_some(missing)}: missing; the file is incomplete, download or save it again"
         )
 
 
-def _require_same_shapes(path: Path, loaded: Tensors, target: dict[str, Any]) -> None:
+def _require_same_shapes(
+    path: Path, source: Source, loaded: Tensors, target: dict[str, Any]
+) -> None:
     for variable, array in loaded.items():
         if array.shape == target[variable].shape:
             continue
@@ -156,29 +180,12 @@ def _require_same_shapes(path: Path, loaded: Tensors, target: dict[str, Any]) ->
                 f"the file has {array.shape[-1]} classes, the data {target[variable].shape[-1]}; "
                 "set config.pretrained.head=drop"
             )
-        elif "/decoder/" in variable:
-            channels = [loaded[f"params/decoder/block{i}_conv0/norm/scale"].size for i in range(5)]
-            remedy = f"set config.model.decoder_channels={tuple(channels)} and upsample=nearest"
         else:
-            width = _width(loaded)
-            remedy = f"set config.model.width={width}"
-            if width in (None, _width(target)):
-                remedy = f"this is not a MobileNetV2 of one of the widths {WIDTHS}"
+            remedy = source.remedy(variable, loaded, target)
         raise ConfigError(
             f"{path}: {variable} has the shape {array.shape} there and {target[variable].shape} "
             f"here; {remedy}"
         )
-
-
-def _width(variables: dict[str, Any]) -> float | None:
-    """The width of an encoder; None for one that is not in WIDTHS."""
-
-    def channels(width: float) -> list[int]:
-        return [scaled(channels, width) for _, channels, _, _ in STAGES]
-
-    norms = (f"params/encoder/stage{stage}_block0/project/norm/scale" for stage in range(7))
-    held = [variables[norm].size for norm in norms]
-    return next((width for width in WIDTHS if channels(width) == held), None)
 
 
 def _table(path: Path, source: Source, loaded: Tensors, dropped: set[str], new: set[str]) -> str:
@@ -188,7 +195,7 @@ def _table(path: Path, source: Source, loaded: Tensors, dropped: set[str], new: 
     rows = (("loaded", loaded, _parts(loaded)), ("dropped", dropped, named),
             ("new", new, _parts(new)))  # fmt: skip
     lines = [f"{kind:8}{len(names):4} tensors  {what}".rstrip() for kind, names, what in rows]
-    return "\n".join([f"Weights of {source.name} from {path}", *lines])
+    return "\n".join([f"Weights of {source.library} from {path}", *lines])
 
 
 def _parts(variables: Iterable[str]) -> str:

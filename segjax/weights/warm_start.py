@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from segjax.data.label_table import LabelTable
@@ -40,8 +41,8 @@ def variables_of(
             "config.pretrained.head=drop to start with a new last layer"
         )
     # By way of JSON, as the source was stored: tuples become lists.
-    wanted = ConfigDict(workdir.as_json(config)).model
-    for field, value in source.model.items():
+    wanted = flatten_dict(workdir.as_json(config)["model"], sep=".")
+    for field, value in flatten_dict(workdir.as_json(source)["model"], sep=".").items():
         if field not in FREE and value != wanted[field]:
             raise ConfigError(
                 f"{where} with config.model.{field}={value!r}, here it is {wanted[field]!r}; give "

@@ -30,6 +30,10 @@ def zeros_around(stride: int, padding: str) -> list[tuple[int, int]]:
     return [(0, 1) if padding == "same" and stride == 2 else (1, 1)] * 2
 
 
+def _kernel_of(layer: nn.Module) -> jax.Array:
+    return layer.get_variable("params", "kernel").astype(layer.dtype)
+
+
 class PointwiseConv(nn.Module):
     """1×1 convolution, written as the matrix product it is (2 to 3 times faster on a CPU)."""
 
@@ -41,6 +45,10 @@ class PointwiseConv(nn.Module):
         kernel = self.param("kernel", kernel_init, (1, 1, x.shape[-1], self.features))
         flat = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel[0, 0].astype(self.dtype)
         return flat.reshape(*x.shape[:-1], self.features)
+
+    def plain(self, x: jax.Array) -> jax.Array:
+        """The same as a convolution."""
+        return convolution(x.astype(self.dtype), _kernel_of(self), 1, [(0, 0), (0, 0)])
 
 
 class DepthwiseConv(nn.Module):
@@ -56,6 +64,12 @@ class DepthwiseConv(nn.Module):
         around = [(0, 0), *zeros_around(self.stride, self.padding), (0, 0)]
         return depthwise(jnp.pad(x.astype(self.dtype), around), kernel, self.stride)
 
+    def plain(self, x: jax.Array) -> jax.Array:
+        """The same as a convolution with groups."""
+        around = zeros_around(self.stride, self.padding)
+        x = x.astype(self.dtype)
+        return convolution(x, _kernel_of(self), self.stride, around, groups=x.shape[-1])
+
 
 class Conv3x3(nn.Module):
     """3×3 convolution of stride 1, without a bias."""
@@ -67,6 +81,10 @@ class Conv3x3(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", kernel_init, (3, 3, x.shape[-1], self.features))
         return conv3x3(x.astype(self.dtype), kernel.astype(self.dtype))
+
+    def plain(self, x: jax.Array) -> jax.Array:
+        """The same."""
+        return conv3x3(x.astype(self.dtype), _kernel_of(self))
 
 
 class UpsampleConv(nn.Module):
@@ -87,30 +105,25 @@ class UpsampleConv(nn.Module):
             return out
         return out + conv3x3(skip.astype(self.dtype), kernel[:, :, channels:])
 
+    def plain(self, x: jax.Array, skip: jax.Array | None) -> jax.Array:
+        """The same, of arrays that are doubled and concatenated first."""
+        x = upsample_nearest(x.astype(self.dtype))
+        if skip is not None:
+            x = jnp.concatenate([x, skip.astype(self.dtype)], axis=-1)
+        return conv3x3(x, _kernel_of(self))
+
 
 def as_convolution(
     next_method: Callable, arguments: tuple, keywords: dict, context: nn.module.InterceptorContext
 ) -> Any:
-    """Computes the layers above as the plain convolutions they are; for `nn.intercept_methods`.
+    """Computes layers by their method `plain`, if they have one; for `nn.intercept_methods`.
 
-    Slower under XLA on a CPU, but what other programs know and run fast.
+    That is the operation as other programs know it and run it fast; slower under XLA on a CPU.
     """
-    layer = context.module
-    if not isinstance(layer, PointwiseConv | DepthwiseConv | Conv3x3 | UpsampleConv):
+    plain = getattr(context.module, "plain", None)
+    if plain is None or context.method_name != "__call__":
         return next_method(*arguments, **keywords)
-    if context.method_name != "__call__":
-        return next_method(*arguments, **keywords)
-    x, *skip = (array.astype(layer.dtype) for array in arguments if array is not None)
-    if isinstance(layer, UpsampleConv):
-        x = jnp.concatenate([upsample_nearest(x), *skip], axis=-1)
-    kernel = layer.get_variable("params", "kernel").astype(layer.dtype)
-    is_depthwise = isinstance(layer, DepthwiseConv)
-    padding = [(kernel.shape[0] // 2,) * 2] * 2
-    stride, groups = 1, 1
-    if is_depthwise:
-        padding = zeros_around(layer.stride, layer.padding)
-        stride, groups = layer.stride, x.shape[-1]
-    return convolution(x, kernel, stride, padding, groups)
+    return plain(*arguments, **keywords)
 
 
 def identity(x: jax.Array) -> jax.Array:

@@ -66,28 +66,32 @@ def _depthwise_forward(padded: jax.Array, kernel: jax.Array, stride: int) -> tup
     return depthwise(padded, kernel, stride), (padded, kernel)
 
 
-def _depthwise_backward(stride: int, saved: tuple, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _depthwise_backward(
+    stride: int, saved: tuple, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     padded, kernel = saved
-    padded_slope = _padded_slope(slope, kernel, stride)[:, : padded.shape[1], : padded.shape[2]]
+    padded_cotangent = _padded_cotangent(cotangent, kernel, stride)[
+        :, : padded.shape[1], : padded.shape[2]
+    ]
     # First over a few rows, in one pass: XLA's sum over all axes is several times slower on a CPU.
     # (Not over images, which may lie on several devices.)
-    few = max(n for n in range(1, 9) if slope.shape[1] % n == 0)
-    slope = slope.astype(jnp.float32)
+    few = max(n for n in range(1, 9) if cotangent.shape[1] % n == 0)
+    cotangent = cotangent.astype(jnp.float32)
     products = [
-        sum(slope[:, i::few] * window[:, i::few] for i in range(few))
+        sum(cotangent[:, i::few] * window[:, i::few] for i in range(few))
         for window in _windows(padded, stride)
     ]
-    kernel_slope = jnp.stack(products).sum((1, 2, 3)).reshape(kernel.shape)
-    return padded_slope, kernel_slope.astype(kernel.dtype)
+    kernel_cotangent = jnp.stack(products).sum((1, 2, 3)).reshape(kernel.shape)
+    return padded_cotangent, kernel_cotangent.astype(kernel.dtype)
 
 
-def _padded_slope(slope: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _padded_cotangent(cotangent: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """The transpose of `_depthwise`, without the scattered sums that JAX makes of it."""
     if stride == 1:
-        around = jnp.pad(slope, ((0, 0), (2, 2), (2, 2), (0, 0)))
+        around = jnp.pad(cotangent, ((0, 0), (2, 2), (2, 2), (0, 0)))
         return _depthwise(around, kernel[::-1, ::-1], 1)
-    batch, height, width, channels = slope.shape
-    around = jnp.pad(slope, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    batch, height, width, channels = cotangent.shape
+    around = jnp.pad(cotangent, ((0, 0), (1, 1), (1, 1), (0, 0)))
     # On each axis pixel 2m meets taps 0 and 2, of windows m and m - 1; pixel 2m + 1 tap 1 of m.
     meets = (((0, 1), (2, 0)), ((1, 1),))
     parts = [
@@ -152,28 +156,28 @@ def _upsample_conv3x3_forward(x: jax.Array, kernel: jax.Array) -> tuple:
     return upsample_conv3x3(x, kernel), (x, kernel)
 
 
-def _upsample_conv3x3_backward(saved: tuple, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
-    def doubled_first(x: jax.Array, kernel: jax.Array, slope: jax.Array) -> tuple:
-        return jax.vjp(_doubled_first, x, kernel)[1](slope)
+def _upsample_conv3x3_backward(saved: tuple, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def doubled_first(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple:
+        return jax.vjp(_doubled_first, x, kernel)[1](cotangent)
 
     return jax.lax.platform_dependent(
-        *saved, slope, cpu=_taps_first_backward, default=doubled_first
+        *saved, cotangent, cpu=_taps_first_backward, default=doubled_first
     )
 
 
 def _taps_first_backward(
-    x: jax.Array, kernel: jax.Array, slope: jax.Array
+    x: jax.Array, kernel: jax.Array, cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     channels, features = kernel.shape[2:]
-    around = jnp.pad(slope, ((0, 0), *AROUND, (0, 0)))
+    around = jnp.pad(cotangent, ((0, 0), *AROUND, (0, 0)))
     # Pixel i of the product with tap t was added to the pixels 2i + 1 - t and 2i + 2 - t.
-    slopes = [_pairs(_pairs(around, 2 - i, 1), 2 - j, 2) for i in range(3) for j in range(3)]
-    together = jnp.concatenate([slope.reshape(-1, features) for slope in slopes], -1)
+    cotangents = [_pairs(_pairs(around, 2 - i, 1), 2 - j, 2) for i in range(3) for j in range(3)]
+    together = jnp.concatenate([cotangent.reshape(-1, features) for cotangent in cotangents], -1)
     taps = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
-    x_slope = _matmul(together, taps.T).reshape(x.shape)
-    kernel_slope = _matmul(x.reshape(-1, channels).T, together)
-    kernel_slope = kernel_slope.reshape(channels, 3, 3, features).transpose(1, 2, 0, 3)
-    return x_slope.astype(x.dtype), kernel_slope.astype(kernel.dtype)
+    x_cotangent = _matmul(together, taps.T).reshape(x.shape)
+    kernel_cotangent = _matmul(x.reshape(-1, channels).T, together)
+    kernel_cotangent = kernel_cotangent.reshape(channels, 3, 3, features).transpose(1, 2, 0, 3)
+    return x_cotangent.astype(x.dtype), kernel_cotangent.astype(kernel.dtype)
 
 
 def _pairs(x: jax.Array, start: int, axis: int) -> jax.Array:

@@ -70,20 +70,20 @@ def _norm_act_forward(
 
 
 def _norm_act_backward(
-    act: Activation, epsilon: float, axis_name: str | None, saved: tuple, slopes: tuple
+    act: Activation, epsilon: float, axis_name: str | None, saved: tuple, cotangents: tuple
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale, bias, mean, inverse = saved
-    (slope,) = jax.vjp(act, _normalize(x, scale, bias, mean, inverse))[1](slopes[0])
-    slope, centred = slope.astype(jnp.float32), x.astype(jnp.float32) - _per_channel(mean)
-    bias_slope = slope.sum((0, 1, 2))
-    scale_slope = (slope * centred).sum((0, 1, 2)) * inverse
+    (cotangent,) = jax.vjp(act, _normalize(x, scale, bias, mean, inverse))[1](cotangents[0])
+    cotangent, centred = cotangent.astype(jnp.float32), x.astype(jnp.float32) - _per_channel(mean)
+    bias_cotangent = cotangent.sum((0, 1, 2))
+    scale_cotangent = (cotangent * centred).sum((0, 1, 2)) * inverse
     # The batch's mean and variance move with every pixel, on every device.
-    mean_bias, mean_scale = _mean([bias_slope, scale_slope], x, axis_name)
+    mean_bias, mean_scale = _mean([bias_cotangent, scale_cotangent], x, axis_name)
     mean_bias, spread, factor = map(
         _per_channel, (mean_bias, inverse * mean_scale, inverse * scale)
     )
-    x_slope = (slope - mean_bias - centred * spread) * factor
-    return x_slope.astype(x.dtype), scale_slope, bias_slope
+    x_cotangent = (cotangent - mean_bias - centred * spread) * factor
+    return x_cotangent.astype(x.dtype), scale_cotangent, bias_cotangent
 
 
 norm_act.defvjp(_norm_act_forward, _norm_act_backward)
@@ -114,6 +114,6 @@ class NormAct(nn.Module):
         axis_name = None if self.is_initializing() else self.axis_name
         y, *batch = norm_act(x, scale, bias, self.act, self.epsilon, axis_name)
         if not self.is_initializing():
-            for held, new in zip((mean, variance), batch, strict=True):
-                held.value = MOMENTUM * held.value + (1 - MOMENTUM) * new
+            for average, new in zip((mean, variance), batch, strict=True):
+                average.value = MOMENTUM * average.value + (1 - MOMENTUM) * new
         return y
