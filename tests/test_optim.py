@@ -93,6 +93,7 @@ def test_sgd_is_that_of_pytorch(params):
             name="sgd", momentum=momentum, weight_decay=decay, grad_clip=clip, encoder_lr_ratio=0.1
         ),
         STEPS,
+        has_several_axes,
     )
     state, ours = optimizer.init(params), params
     theirs = jax.tree.map(lambda p: np.array(p, np.float64), params)
