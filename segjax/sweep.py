@@ -2,7 +2,7 @@
 
   python -m segjax.sweep --config configs/quickstart.py --trials 20 \
     --search optim.learning_rate=log:1e-4:1e-1 --search loss.dice=float:0:2 \
-    --search model.upsample=nearest,bilinear --search batch_size=int:4:16:4
+    --search model.unet.upsample=nearest,bilinear --search batch_size=int:4:16:4
 
 FIELD=float:LOW:HIGH, FIELD=log:LOW:HIGH (as likely in every decade), FIELD=int:LOW:HIGH[:STEP], or
 FIELD=A,B,C. --config.FIELD=VALUE fixes any other field. The same command resumes a sweep that was

@@ -58,6 +58,8 @@ REFUSED = {
     "augment.saturation": SHARE,
     "augment.hue": SHARE,
     "augment.gamma": SHARE,
+    "model.name": CHOICE,
+    "model.encoder": CHOICE,
     "model.mobilenet_v2.width": (0.0, 0.6),
     "model.unet.channels": ((8,) * 4, (8, 8, 8, 8, 0), (8.5,) * 5),
     "model.unet.upsample": CHOICE,

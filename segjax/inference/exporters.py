@@ -30,7 +30,7 @@ from segjax.models.layers import blocks
 from segjax.run import workdir
 from segjax.run.state import fingerprint
 from segjax.runtime.files import expand
-from segjax.weights import mapping
+from segjax.weights import pretrained
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 OPSET = 18  # of ONNX: TensorRT 10 and ONNX Runtime 1.14 know it
@@ -129,7 +129,7 @@ def to_safetensors(trained: Trained, path: Path) -> None:
 
     Raises ConfigError where its U-Net cannot be this network, or safetensors is not installed.
     """
-    mapping.write(path, trained.variables, trained.config.model, metadata(trained))
+    pretrained.write(path, trained.variables, trained.config.model, metadata(trained))
 
 
 def _outputs(logits: Any) -> dict[str, Any]:
