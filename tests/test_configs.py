@@ -97,7 +97,7 @@ def test_a_mistyped_field_is_refused_with_a_suggestion():
         ("model.mobilenet_v2.norm_epsilon", 0.0, "config.model.mobilenet_v2.norm_epsilon is 0.0"),
         ("pretrained.head", "cut", "config.pretrained.head is 'cut'"),
         ("model.unet.upsample", "cubic", "config.model.unet.upsample is 'cubic'"),
-        ("model.unet.channels", (8, 8), "config.model.unet.channels needs 5 positive"),
+        ("model.unet.channels", (8, 8), "config.model.unet.channels is (8, 8); it needs 5"),
         ("loss.class_weights", "median", "config.loss.class_weights is 'median'"),
         ("optim.schedule", "step", "config.optim.schedule is 'step'"),
     ],

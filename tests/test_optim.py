@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from segjax import defaults
+from segjax.models.segmenter import has_several_axes
 from segjax.training import optim
 
 STEPS = 100
@@ -33,7 +34,7 @@ def params():
 
 def updates_of(params, gradients=None, freeze=False, **changes):
     """The third of three updates with the same gradients, by default the parameters themselves."""
-    optimizer, _ = optim.build(config(**changes), STEPS, freeze)
+    optimizer, _ = optim.build(config(**changes), STEPS, has_several_axes, freeze)
     state = optimizer.init(params)
     for _ in range(3):
         updates, state = optimizer.update(params if gradients is None else gradients, state, params)

@@ -74,9 +74,10 @@ def build(config: ConfigDict, strides: Sequence[int], **shared: Any) -> Decoder:
             f"config.model.unet.upsample is {config.upsample!r}; choose one of {UPSAMPLE}"
         )
     channels, doublings = tuple(config.channels), int(math.log2(max(strides)))
-    if len(channels) != doublings or min(channels) < 1:
+    are_whole = all(isinstance(n, int) and n >= 1 for n in channels)
+    if len(channels) != doublings or not are_whole:
         raise ConfigError(
-            f"config.model.unet.channels needs {doublings} positive numbers, one for each doubling "
-            f"of the resolution from stride {max(strides)}; it is {channels}"
+            f"config.model.unet.channels is {channels}; it needs {doublings} whole numbers of at "
+            f"least 1, one for each doubling of the resolution from stride {max(strides)}"
         )
     return Decoder(channels, config.upsample, tuple(strides), **shared)

@@ -83,12 +83,10 @@ RULES = {
     "augment.saturation": SHARE,
     "augment.hue": SHARE,
     "augment.gamma": SHARE,
-    "model.decoder_channels": WHOLE,
     "model.mean": Rule(lambda mean: len(mean) == 3, "it must be three numbers"),
     "model.std": Rule(
         lambda std: len(std) == 3 and min(std) > 0, "it must be three numbers above 0"
     ),
-    "model.norm_epsilon": ABOVE_0,
     **{f"loss.{name}": _at_least(0) for name in losses.TERMS},
     "loss.class_weights": _one_of(*losses.CLASS_WEIGHTS),
     "loss.label_smoothing": SHARE,
