@@ -108,14 +108,14 @@ def test_images_added_to_a_divided_folder_stop_resuming_and_scoring(
     (tmp_path / "data" / "classes.json").rename(root / "classes.json")
     tiny_config.data.update(source="folder", root=str(root))
     with pytest.raises(StopIteration):  # all is well up to here
-        loop.Run(tiny_config, run)
+        loop.Trainer(tiny_config, run)
     workdir.save(run, tiny_config, check(tiny_config.data))
     (run / "checkpoints" / "1").mkdir(parents=True)
     record = (run / "data.json").read_text()
     for part in ("images", "masks"):
         (tmp_path / "data" / "val" / part / "0.png").rename(root / part / "added.png")
     for act in (
-        lambda: loop.Run(tiny_config, run),
+        lambda: loop.Trainer(tiny_config, run),
         lambda: evaluate_run.evaluate_run(run, "val"),
         lambda: evaluate_run.evaluate_run(run, "val", data_root=str(root)),
     ):

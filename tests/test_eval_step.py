@@ -52,13 +52,13 @@ def test_validation_loss_is_the_same_in_batches_of_any_size(tiny_config, monkeyp
 
     def validate(mode, count, batch_size):
         devices = Parallel(mode, jax.devices()[:count])
-        functions = build.build(tiny_config, devices, NUM_CLASSES, np.array([100, 30, 1]), 1)
+        compiled = build.compile_steps(tiny_config, devices, NUM_CLASSES, np.array([100, 30, 1]), 1)
         return evaluate(
             devices.replicate(variables),
             examples,
-            step=functions.eval_step,
-            loss=functions.loss,
-            logits=functions.logits,
+            step=compiled.eval_step,
+            loss=compiled.loss,
+            logits=compiled.logits,
             devices=devices,
             batch_size=batch_size,
         ).loss

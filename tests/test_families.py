@@ -83,9 +83,9 @@ def test_it_learns_alike_on_one_device_a_mesh_and_under_pmap(
 ):
     config.num_epochs = 1
     config.optim.name = "sgd"
-    functions = build.build(config, Parallel("jit"), 21, np.ones(21), total_steps=10)
-    start = build.create_state(functions, 21, config.seed)
-    assert "batch_stats" not in functions.model.encoder.init(
+    compiled = build.compile_steps(config, Parallel("jit"), 21, np.ones(21), total_steps=10)
+    start = build.create_state(compiled, 21, config.seed)
+    assert "batch_stats" not in compiled.model.encoder.init(
         jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False
     )
     one = trained(config, tmp_path / "one", "jit", 1, monkeypatch)

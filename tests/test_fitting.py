@@ -85,13 +85,13 @@ def test_prediction_is_the_evaluator_s_pixel_by_pixel(fit, mode, count, tiny_con
     assert min(len(np.unique(label)) for label in expected.values()) > 2
 
     devices = Parallel(mode, jax.devices()[:count])
-    functions = build.build(config, devices, len(TABLE.names), np.ones(5), 1)
+    compiled = build.compile_steps(config, devices, len(TABLE.names), np.ones(5), 1)
     result = evaluate(
         devices.replicate(variables),
         EvalSplit(source, SIZES, config.data),
-        step=functions.eval_step,
-        loss=functions.loss,
-        logits=functions.logits,
+        step=compiled.eval_step,
+        loss=compiled.loss,
+        logits=compiled.logits,
         devices=devices,
         batch_size=2,
         num_pictures=len(source),

@@ -63,11 +63,11 @@ def with_discriminator(config, objective="hinge", **changes):
 
 
 def build_all(config, devices):
-    return build.build(config, devices, NUM_CLASSES, np.ones(NUM_CLASSES), total_steps=8)
+    return build.compile_steps(config, devices, NUM_CLASSES, np.ones(NUM_CLASSES), total_steps=8)
 
 
-def create_state(functions):
-    return build.create_state(functions, NUM_CLASSES, seed=0)
+def create_state(compiled):
+    return build.create_state(compiled, NUM_CLASSES, seed=0)
 
 
 def copy(tree):
@@ -88,26 +88,26 @@ def test_with_a_weight_of_zero_the_segmenter_learns_as_without_a_discriminator(
     if is_optimized:
         request.getfixturevalue("optimized")
     devices = Parallel("jit", jax.devices()[:1])
-    functions = build_all(with_discriminator(tiny_config, weight=0.0), devices)
-    start = create_state(functions)
+    compiled = build_all(with_discriminator(tiny_config, weight=0.0), devices)
+    start = create_state(compiled)
     both, plain = devices.replicate(copy(start)), devices.replicate(copy(start.generator))
     for seed in range(3):
         batch = devices.shard(small_batch(seed))
-        plain, metrics = functions.train_step(plain, batch)
-        both, gan_metrics = functions.gan.step(both, batch)
+        plain, metrics = compiled.train_step(plain, batch)
+        both, gan_metrics = compiled.gan.step(both, batch)
         assert gan_metrics.pop("gan")["gradient_share"] == 0
         assert_equal_trees(gan_metrics, metrics)
     assert_equal_trees(both.generator, plain)
     assert any(moved(start.discriminator.params, both.discriminator.params))
-    assert functions.gan.step._cache_size() == 1  # traced once for all batches
+    assert compiled.gan.step._cache_size() == 1  # traced once for all batches
 
 
 @pytest.fixture(scope="module")
 def one(shared_tiny_config):
     """What a step is made of, a state, and a step with factors on its two learning rates and λ."""
     config = with_discriminator(shared_tiny_config, objective="vanilla")
-    functions = build_all(config, Parallel("jit", jax.devices()[:1]))
-    parts = functions.gan.step.__wrapped__.keywords
+    compiled = build_all(config, Parallel("jit", jax.devices()[:1]))
+    parts = compiled.gan.step.__wrapped__.keywords
     adversary = parts["adversary"]
 
     def scaled(optimizer, factor):
@@ -119,7 +119,7 @@ def one(shared_tiny_config):
 
     @jax.jit
     def step(state, batch, segmenter_rate, discriminator_rate, weight):
-        return functions.gan.step.__wrapped__(
+        return compiled.gan.step.__wrapped__(
             state,
             batch,
             optimizer=scaled(parts["optimizer"], segmenter_rate),
@@ -129,7 +129,7 @@ def one(shared_tiny_config):
             ),
         )
 
-    return parts, create_state(functions), step
+    return parts, create_state(compiled), step
 
 
 def test_either_update_is_the_same_whether_or_not_the_other_is_made(one):
@@ -239,12 +239,12 @@ def test_mesh_and_pmap_of_four_devices_equal_one_device(norm, tiny_config):
     results, start = [], None
     for mode, count in (("jit", 1), ("jit", 4), ("pmap", 4)):
         devices = Parallel(mode, jax.devices()[:count])
-        functions = build_all(config, devices)
-        start = start or copy(create_state(functions))
+        compiled = build_all(config, devices)
+        start = start or copy(create_state(compiled))
         batch = devices.shard(batch_with_uneven_void(size=32))
         placed = devices.replicate(start)
         with jax.transfer_guard("disallow"):
-            after, metrics = functions.gan.step(placed, batch)
+            after, metrics = compiled.gan.step(placed, batch)
         after, metrics = devices.unreplicate((after, metrics))
         # Adam's mean of the gradients; its first update would be their sign.
         mean = after.discriminator.opt_state[0].mu
@@ -329,7 +329,7 @@ def test_a_discriminator_that_has_won_is_reported(runs, tmp_path, monkeypatch, c
 
 
 def test_before_its_start_a_discriminator_stays_as_it_is(runs, tmp_path):
-    run = loop.Run(runs["gan"][0], tmp_path)
+    run = loop.Trainer(runs["gan"][0], tmp_path)
     start = copy(run.start_state)
     after, metrics = run.train_step(1, run.devices.replicate(start), next(run.batches()))
     run.checkpoints.close()
@@ -344,7 +344,7 @@ def test_a_run_starts_from_the_averages_of_another_s_best_checkpoint(source, nam
     _, source_folder, last, _ = runs[source]
     config = runs[name][0].copy_and_resolve_references()
     config.init_from = str(source_folder)
-    run = loop.Run(config, tmp_path)
+    run = loop.Trainer(config, tmp_path)
     run.checkpoints.close()
     with closing(Checkpoints(source_folder)) as checkpoints:
         expected = checkpoints.restore_ema(last.ema, checkpoints.find("best"))
@@ -376,8 +376,8 @@ def test_a_run_with_other_classes_gives_all_but_the_last_layer_where_that_is_ask
     config = config.copy_and_resolve_references()
     config.pretrained.head = "drop"
     other = LabelTable.from_json('{"classes": ["sky", "road"]}', "")
-    functions = build.build(config, Parallel("jit", jax.devices()[:1]), 2, np.ones(2), 10)
-    like = build.create_state(functions, 2, seed=5).ema
+    compiled = build.compile_steps(config, Parallel("jit", jax.devices()[:1]), 2, np.ones(2), 10)
+    like = build.create_state(compiled, 2, seed=5).ema
     got = warm_start.variables_of(folder, config, other, like)
     with closing(Checkpoints(folder)) as checkpoints:
         expected = checkpoints.restore_ema(last.ema, checkpoints.find("best"))

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from segjax.run import lock
 from segjax.runtime.devices import Parallel
-from segjax.training.loop import Run
+from segjax.training.loop import Trainer
 
 ROOT = Path(__file__).parents[1]
 FIELDS = {
@@ -107,7 +107,7 @@ def test_two_processes_train_as_one_and_a_killed_one_stops_the_other(tmp_path):
     assert "step 8/16" not in Path(f"{folder}_1.log").read_text()
 
     config = ConfigDict(json.loads((folder / "config.json").read_text()))
-    finished = Run(config, folder)  # this process alone reads what two have written
+    finished = Trainer(config, folder)  # this process alone reads what two have written
     finished.checkpoints.close()
     assert finished.start_step == 16
 

@@ -34,16 +34,18 @@ def batch_with_uneven_void(seed=0, batch_size=8, size=64):
 
 def one_step(config, mode, count):
     devices = Parallel(mode, jax.devices()[:count])
-    functions = build.build(config, devices, NUM_CLASSES, np.array([100, 10, 1]), total_steps=10)
-    start = state.create(functions.model, functions.optimizer, config.seed)
+    compiled = build.compile_steps(
+        config, devices, NUM_CLASSES, np.array([100, 10, 1]), total_steps=10
+    )
+    start = state.create(compiled.model, compiled.optimizer, config.seed)
     batch = batch_with_uneven_void()
     placed = devices.replicate(start), devices.shard(batch)
     scored = devices.shard(batch | {"widths": boundary.widths(batch["size"])})
     with jax.transfer_guard("disallow"):
-        after, metrics = functions.train_step(*placed)
-        sums, prediction = functions.eval_step(after.ema, scored)
+        after, metrics = compiled.train_step(*placed)
+        sums, prediction = compiled.eval_step(after.ema, scored)
     scores = devices.unreplicate(sums)
-    scores["loss"] = functions.loss.value(scores["loss"])
+    scores["loss"] = compiled.loss.value(scores["loss"])
     return (
         devices.unreplicate(after),
         devices.unreplicate(metrics),
@@ -93,8 +95,10 @@ def assert_same_update(a, b, start):
 
 
 def test_mesh_and_pmap_of_four_devices_equal_one_device(sgd_config, optimized):
-    functions = build.build(sgd_config, Parallel("jit"), NUM_CLASSES, np.ones(3), total_steps=10)
-    start = state.create(functions.model, functions.optimizer, sgd_config.seed).params
+    compiled = build.compile_steps(
+        sgd_config, Parallel("jit"), NUM_CLASSES, np.ones(3), total_steps=10
+    )
+    start = state.create(compiled.model, compiled.optimizer, sgd_config.seed).params
     expected, metrics, scores, prediction = one_step(sgd_config, "jit", 1)
     assert metrics["confusion"].sum() == (batch_with_uneven_void()["label"] < NUM_CLASSES).sum()
     for mode in ("jit", "pmap"):
@@ -115,10 +119,10 @@ def test_mesh_and_pmap_of_four_devices_equal_one_device(sgd_config, optimized):
 def test_a_mesh_gathers_no_activations(sgd_config):
     sgd_config.model.unet.channels = (64, 64, 64, 32, 32)  # wide enough for every form
     devices = Parallel("jit", jax.devices()[:4])
-    functions = build.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
-    start = devices.replicate(state.create(functions.model, functions.optimizer, 0))
+    compiled = build.compile_steps(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
+    start = devices.replicate(state.create(compiled.model, compiled.optimizer, 0))
     batch = devices.shard(batch_with_uneven_void())
-    program = functions.train_step.lower(start, batch).compile().as_text()
+    program = compiled.train_step.lower(start, batch).compile().as_text()
     assert "all-reduce" in program
     assert "all-gather" not in program
 
@@ -128,9 +132,9 @@ def test_a_step_lowers_for_a_gpu_with_plain_convolutions(sgd_config):
     sgd_config.model.dtype = "bfloat16"
     sgd_config.model.unet.channels = (64, 64, 64, 32, 32)
     devices = Parallel("jit", jax.devices()[:1])
-    functions = build.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
-    start = devices.replicate(state.create(functions.model, functions.optimizer, 0))
-    traced = functions.train_step.trace(start, devices.shard(batch_with_uneven_void()))
+    compiled = build.compile_steps(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
+    start = devices.replicate(state.create(compiled.model, compiled.optimizer, 0))
+    traced = compiled.train_step.trace(start, devices.shard(batch_with_uneven_void()))
     programs = {p: traced.lower(lowering_platforms=(p,)).as_text() for p in ("cuda", "cpu")}
     loops, convolutions = (
         {platform: text.count(f"stablehlo.{what}") for platform, text in programs.items()}
@@ -142,11 +146,11 @@ def test_a_step_lowers_for_a_gpu_with_plain_convolutions(sgd_config):
 
 def test_a_step_moves_every_parameter_and_statistic(sgd_config):
     devices = Parallel("jit", jax.devices()[:1])
-    functions = build.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
-    start = state.create(functions.model, functions.optimizer, sgd_config.seed)
+    compiled = build.compile_steps(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
+    start = state.create(compiled.model, compiled.optimizer, sgd_config.seed)
     old = jax.tree.map(np.array, start.variables)
     batch = devices.shard(batch_with_uneven_void())
-    after, _ = functions.train_step(devices.replicate(start), batch)
+    after, _ = compiled.train_step(devices.replicate(start), batch)
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.variables, old)
     assert all(jax.tree.leaves(moved))
     assert int(after.step) == 1
@@ -176,21 +180,21 @@ def test_accumulated_parts_count_by_their_labelled_pixels(
     sgd_config.loss.update(dice=dice, class_weights="none")
     sgd_config.optim.accumulate = 2
     devices = Parallel(mode, jax.devices()[:count])
-    functions = build.build(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
-    start = state.create(functions.model, functions.optimizer, 0)
+    compiled = build.compile_steps(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
+    start = state.create(compiled.model, compiled.optimizer, 0)
     batch = batch_with_uneven_void(size=16)
     batch["label"][::2, 2:] = 255  # hardly a pixel of part 0
-    after, metrics = functions.train_step(devices.replicate(start), devices.shard(batch))
+    after, metrics = compiled.train_step(devices.replicate(start), devices.shard(batch))
     after, metrics = devices.unreplicate((after, metrics))
 
-    image, label = jax.jit(functions.train_step.__wrapped__.keywords["augment"])(batch)
+    image, label = jax.jit(compiled.train_step.__wrapped__.keywords["augment"])(batch)
     parts = [(image[i::2], label[i::2]) for i in (0, 1)]
     shares = [(part < NUM_CLASSES).sum() / (label < NUM_CLASSES).sum() for _, part in parts]
     assert shares[0] < 0.2
 
     def loss(params, image, label):
         variables = start.variables | {"params": params}
-        return functions.loss(Network(NUM_CLASSES).apply(variables, image), label)
+        return compiled.loss(Network(NUM_CLASSES).apply(variables, image), label)
 
     @jax.jit
     def updated(parts, shares):
@@ -200,7 +204,7 @@ def test_accumulated_parts_count_by_their_labelled_pixels(
         gradient = jax.tree.map(
             lambda *each: sum(s * g for s, g in zip(shares, each, strict=True)), *gradients
         )
-        updates, _ = functions.optimizer.update(gradient, start.opt_state, start.params)
+        updates, _ = compiled.optimizer.update(gradient, start.opt_state, start.params)
         return optax.apply_updates(start.params, updates), sum(
             s * v for s, v in zip(shares, values, strict=True)
         )
@@ -230,10 +234,10 @@ class Noisy(nn.Module):
 def noisy_step(config, mode, count, **changes):
     """Parameters, metrics and keys of a step with a stochastic network."""
     devices = Parallel(mode, jax.devices()[:count])
-    functions = build.build(config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
-    start = state.create(functions.model, functions.optimizer, 0)
+    compiled = build.compile_steps(config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
+    start = state.create(compiled.model, compiled.optimizer, 0)
     batch = batch_with_uneven_void(size=16) | changes
-    after, metrics = functions.train_step(devices.replicate(start), devices.shard(batch))
+    after, metrics = compiled.train_step(devices.replicate(start), devices.shard(batch))
     return devices.unreplicate((after.params, metrics["loss"])), start.params
 
 
@@ -290,12 +294,12 @@ def test_a_donated_copy_leaves_the_host_s_array_and_the_other_copies_alone(mode,
 
 def test_train_step_is_traced_once(tiny_config):
     devices = Parallel("jit", jax.devices()[:1])
-    functions = build.build(tiny_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
-    current = devices.replicate(state.create(functions.model, functions.optimizer, 0))
+    compiled = build.compile_steps(tiny_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
+    current = devices.replicate(state.create(compiled.model, compiled.optimizer, 0))
     for seed in range(3):
         batch = devices.shard(batch_with_uneven_void(seed))
-        current, _ = functions.train_step(current, batch)
-    assert functions.train_step._cache_size() == 1
+        current, _ = compiled.train_step(current, batch)
+    assert compiled.train_step._cache_size() == 1
 
 
 def test_state_survives_replication_bit_for_bit():

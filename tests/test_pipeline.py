@@ -27,7 +27,7 @@ def config(**changes):
 
 
 def fitted(source, native=False, max_size=(4, 6), **changes):
-    return pipeline.Fitted(source, config(**changes), max_size, native)
+    return pipeline.FixedShapeSource(source, config(**changes), max_size, native)
 
 
 def take(count, examples=None, start_step=0, process=(0, 1), seed=0, batch_size=4):

@@ -400,7 +400,7 @@ def test_same_padding_keeps_the_shapes_of_the_features_and_is_exported():
 def test_a_run_starts_from_a_file_and_resumes_without_it(tiny_config, file_of, tmp_path):
     path = file_of("keras")
     tiny_config.pretrained.path = str(path)
-    run = loop.Run(tiny_config, tmp_path / "run")
+    run = loop.Trainer(tiny_config, tmp_path / "run")
     expected = pretrained.load(path, run.start_state.ema)
     jax.tree.map(np.testing.assert_array_equal, run.start_state.variables, expected)
     jax.tree.map(np.testing.assert_array_equal, run.start_state.ema, expected)

@@ -52,14 +52,14 @@ def test_a_file_that_vanishes_while_training_costs_no_step(tiny_config, tmp_path
     whole, _ = loop.train_and_evaluate(tiny_config, tmp_path / "whole")
 
     file, elsewhere = tmp_path / "data" / "train" / "images" / "3.png", tmp_path / "3.png"
-    original = loop.Run.batches
+    original = loop.Trainer.batches
 
     def batches(run):
         file.rename(elsewhere)
         return original(run)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, "batches", batches)
+        patch.setattr(loop.Trainer, "batches", batches)
         with pytest.raises(DataError, match=r"3\.png"):
             loop.train_and_evaluate(tiny_config, tmp_path / "run")
     elsewhere.rename(file)

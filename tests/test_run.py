@@ -124,7 +124,7 @@ def test_a_killed_run_kept_others_out_and_goes_on_from_between_its_evaluations(
     assert not (folder / "lock").exists()
 
     tiny_config.init_from = str(folder)
-    warm = loop.Run(tiny_config, tmp_path / "warm")
+    warm = loop.Trainer(tiny_config, tmp_path / "warm")
     warm.checkpoints.close()
     best = networks.restore(folder).variables
     assert best["batch_stats"] == {}
@@ -284,9 +284,9 @@ def test_a_step_that_was_compiled_counts_for_nothing(monkeypatch, caplog):
 
 @pytest.mark.parametrize(("start", "compiled"), [(0, [1, 5]), (2, [3, 5]), (4, [5]), (6, [7])])
 def test_both_programs_of_a_run_with_a_discriminator_are_told(start, compiled):
-    functions = SimpleNamespace(gan=SimpleNamespace(start_step=4))
-    run = SimpleNamespace(start_step=start, functions=functions)
-    assert [n for n in range(start + 1, 9) if loop.Run.compiles(run, n)] == compiled
+    steps = SimpleNamespace(gan=SimpleNamespace(start_step=4))
+    run = SimpleNamespace(start_step=start, compiled=steps)
+    assert [n for n in range(start + 1, 9) if loop.Trainer.compiles(run, n)] == compiled
 
 
 def test_a_mean_is_of_whole_epochs():

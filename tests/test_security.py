@@ -65,8 +65,8 @@ def test_label_tables_are_only_data(tmp_path, payload):
 
 
 def test_no_file_of_a_checkpoint_is_executed(tiny_config, tmp_path, payload):
-    functions = build.build(tiny_config, Parallel("jit"), 3, np.ones(3), total_steps=10)
-    state = jax.device_get(build.create_state(functions, 3, 0))
+    compiled = build.compile_steps(tiny_config, Parallel("jit"), 3, np.ones(3), total_steps=10)
+    state = jax.device_get(build.create_state(compiled, 3, 0))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state, {"history": []}, 0.5)
     checkpoints.close()

@@ -249,14 +249,14 @@ def test_trials_that_really_train_and_one_that_is_interrupted(tiny, monkeypatch)
     search = space.parse_search(tiny.config, ["log_every=int:1:1000"])
     tiny = replace(tiny, search=search, trials=2)
     monkeypatch.setattr(jax, "clear_caches", lambda: None)  # other tests use them too
-    validate = loop.Run.validate
+    validate = loop.Trainer.validate
 
     def press_ctrl_c(run, variables):
         os.kill(os.getpid(), signal.SIGINT)
         return validate(run, variables)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, "validate", press_ctrl_c)
+        patch.setattr(loop.Trainer, "validate", press_ctrl_c)
         with pytest.raises(Interrupted, match="stopped at step 4"):
             trials.run(tiny)
     (row,) = read(tiny.folder)["trials"]

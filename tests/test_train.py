@@ -175,8 +175,8 @@ def test_latest_and_best_checkpoints_are_kept_and_nan_is_never_best(tiny_config,
     from segjax.runtime.devices import Parallel
     from segjax.training import build
 
-    functions = build.build(tiny_config, Parallel("jit"), 3, np.ones(3), total_steps=10)
-    fresh = jax.device_get(state_lib.create(functions.model, functions.optimizer, 0))
+    compiled = build.compile_steps(tiny_config, Parallel("jit"), 3, np.ones(3), total_steps=10)
+    fresh = jax.device_get(state_lib.create(compiled.model, compiled.optimizer, 0))
     checkpoints = Checkpoints(tmp_path)
     for step, score in ((1, 0.5), (2, 0.7), (3, float("nan")), (4, 0.6)):
         checkpoints.save(fresh.replace(step=np.array(step, np.int32)), {"history": [step]}, score)
@@ -212,7 +212,7 @@ def test_examples_kept_on_the_devices_make_the_batches_that_are_loaded(mode, tin
     batches = {}
     for place, gigabytes in (("devices", 1.0), ("host", 0.0)):
         tiny_config.data.device_gb = gigabytes
-        run = loop.Run(tiny_config, tmp_path / place)
+        run = loop.Trainer(tiny_config, tmp_path / place)
         # The second batch of the second epoch: shuffled anew.
         batch = next(itertools.islice(run.batches(), 5, None))
         assert ("image" in batch) == (place == "host")

@@ -39,9 +39,9 @@ def measure(channels: tuple[int, ...] | None) -> dict[str, float]:
     if channels:
         config.gan.objective, config.gan.channels = "hinge", channels
     devices = Parallel(config.parallel, jax.devices()[:1])
-    functions = build.build(config, devices, 11, np.ones(11), total_steps=1000)
-    step = functions.gan.step if functions.gan else functions.train_step
-    state = devices.replicate(build.create_state(functions, 11, 0))
+    compiled = build.compile_steps(config, devices, 11, np.ones(11), total_steps=1000)
+    step = compiled.gan.step if compiled.gan else compiled.train_step
+    state = devices.replicate(build.create_state(compiled, 11, 0))
     rng = np.random.default_rng(0)
     shape = (config.batch_size, *config.data.size)
     batch = devices.shard(

@@ -38,17 +38,17 @@ def predictions(folder: Path) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]
     config, table, counts = workdir.load(folder)
     devices = Parallel("jit")
     data = check.check(config.data, splits=("test",), cache=folder.parent / "test_data.json")
-    functions = build.build(config, devices, len(table.names), counts, total_steps=1)
+    compiled = build.compile_steps(config, devices, len(table.names), counts, total_steps=1)
     checkpoints = Checkpoints(folder)
-    like = build.create_state(functions, len(table.names), 0).ema
+    like = build.create_state(compiled, len(table.names), 0).ema
     variables = checkpoints.restore_ema(like, checkpoints.find("best"))
     checkpoints.close()
     return evaluate(
         devices.replicate(variables),
         build.eval_examples(config, "test", data),
-        step=functions.eval_step,
-        loss=functions.loss,
-        logits=functions.logits,
+        step=compiled.eval_step,
+        loss=compiled.loss,
+        logits=compiled.logits,
         devices=devices,
         batch_size=config.eval.batch_size,
         num_pictures=5,

@@ -29,7 +29,7 @@ ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
 from segjax.runtime.files import write_json  # noqa: E402
-from segjax.training.loop import Run  # noqa: E402
+from segjax.training.loop import Trainer  # noqa: E402
 
 CONFIG = {
     "data.size": "(32,32)",
@@ -95,13 +95,13 @@ def written(folder: Path) -> int:
 
 def everything(folder: Path) -> tuple[dict, list, dict]:
     """State, history and TensorBoard points of a finished run."""
-    run = Run(ConfigDict(json.loads((folder / "config.json").read_text())), folder)
+    run = Trainer(ConfigDict(json.loads((folder / "config.json").read_text())), folder)
     run.checkpoints.close()
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
     tags = sorted(set(events.Tags()["scalars"]) - NOT_REPEATED)
     points = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
-    return run.start_state, run.history, points
+    return run.start_state, run.epochs, points
 
 
 def main(_: list[str]) -> None:

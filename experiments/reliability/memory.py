@@ -35,7 +35,7 @@ def main(_: list[str]) -> None:
     config = quickstart.get_config()
     config.data.update(num_train=800, num_val=40)
     config.batch_size, config.num_epochs = 8, 20
-    sizes, saving, end_epoch, save = [], [], loop._end_epoch, loop.Run.save
+    sizes, saving, end_epoch, save = [], [], loop._end_epoch, loop.Trainer.save
 
     def measured(*arguments: object) -> None:
         end_epoch(*arguments)
@@ -46,7 +46,7 @@ def main(_: list[str]) -> None:
         save(*arguments)
         saving.append(time.perf_counter() - begin)
 
-    loop._end_epoch, loop.Run.save = measured, timed
+    loop._end_epoch, loop.Trainer.save = measured, timed
     with TemporaryDirectory() as folder:
         begin = time.perf_counter()
         state, _ = loop.train_and_evaluate(config, folder)

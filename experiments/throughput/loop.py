@@ -90,7 +90,7 @@ def main() -> None:
     rates = Rates()
     logging.getLogger("segjax.run.progress").addHandler(rates)
     with TemporaryDirectory() as folder:
-        run = loop.Run(config, Path(folder) / "bare")
+        run = loop.Trainer(config, Path(folder) / "bare")
         config.log_every = max(1, run.steps_per_epoch // 3)
         bare = [bare_rate(run, config.log_every)]
         loop.train_and_evaluate(config, Path(folder) / "run")

@@ -106,12 +106,12 @@ def measure() -> dict[str, Any]:
     config.model.unet.channels = tuple(map(int, FLAGS.decoder))
     config.loss.dice = 0.0  # cross entropy alone, as the peer
     devices = Parallel(FLAGS.parallel)
-    functions = build.build(config, devices, CLASSES, np.ones(CLASSES), total_steps=10_000)
-    state = devices.replicate(build.create_state(functions, CLASSES, 0))
+    compiled = build.compile_steps(config, devices, CLASSES, np.ones(CLASSES), total_steps=10_000)
+    state = devices.replicate(build.create_state(compiled, CLASSES, 0))
     batch = devices.shard(make_batch())
 
     begin = time.perf_counter()
-    train = functions.train_step.lower(state, batch).compile()
+    train = compiled.train_step.lower(state, batch).compile()
     compilation = time.perf_counter() - begin
     first_step = None
 
@@ -136,9 +136,9 @@ def measure() -> dict[str, Any]:
     if len(devices.devices) == 1:
         variables = jax.device_get(state.variables)
         image = jax.device_get(batch["image"])
-        predict = jax.jit(lambda x: functions.model.apply(variables, x, train=False).argmax(-1))
+        predict = jax.jit(lambda x: compiled.model.apply(variables, x, train=False).argmax(-1))
         result["infer_images_per_s"] = 1000 * FLAGS.batch / median_ms(lambda: predict(image))
-        result |= for_scale(train, plain_flops(functions.train_step, state, batch), FLAGS.dtype)
+        result |= for_scale(train, plain_flops(compiled.train_step, state, batch), FLAGS.dtype)
         result["share_of_matmul_rate"] = result["plain_flops_ms"] / train_ms
     return result
 

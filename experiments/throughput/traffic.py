@@ -48,8 +48,8 @@ def main(_: list[str]) -> None:
     config.parallel = "pmap"
     height, width = config.data.size
     devices = Parallel(config.parallel)
-    functions = build.build(config, devices, CLASSES, np.ones(CLASSES), total_steps=100)
-    state = devices.replicate(build.create_state(functions, CLASSES, 0))
+    compiled = build.compile_steps(config, devices, CLASSES, np.ones(CLASSES), total_steps=100)
+    state = devices.replicate(build.create_state(compiled, CLASSES, 0))
     batch = devices.shard(
         {
             "image": np.zeros((config.batch_size, height, width, 3), np.uint8),
@@ -58,7 +58,7 @@ def main(_: list[str]) -> None:
             "index": np.zeros(config.batch_size, np.int32),
         }
     )
-    found = sorted(sums(jax.make_jaxpr(functions.train_step)(state, batch).jaxpr), reverse=True)
+    found = sorted(sums(jax.make_jaxpr(compiled.train_step)(state, batch).jaxpr), reverse=True)
     layers = sum(path[-1].key == "mean" for path, _ in jax.tree.leaves_with_path(state.batch_stats))
     print(f"{len(found)} sums over {AXIS!r}, {sum(found) / 1e6:.2f} MB; {layers} layers with norm")
     for count, bandwidth, latency in NETWORKS:

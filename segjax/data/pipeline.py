@@ -3,7 +3,8 @@
 A training batch holds `image` uint8 [B, H, W, 3], `label` uint8 [B, H, W] (255 is void), `size`
 int32 [B, 2], the height and width that the example really has within its padding, and `index` int32
 [B], its position in the endless stream of examples, the key of everything random about it. Of
-`examples` that are all on the devices (`Fitted.stacked`) there is only `row` int32 [B], which one.
+`examples` that are all on the devices (`FixedShapeSource.stacked`) there is only `row` int32 [B],
+which one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-class Fitted:
+class FixedShapeSource:
     """A source whose examples all have one shape, kept in memory if they take at most `cache_gb`.
 
     With `config.fit` = 'resize' images are stretched to `config.size`; with 'pad' they keep their
@@ -128,7 +129,7 @@ class EvalSplit:
         self.groups, cache_gb = [], config.cache_gb
         for part in parts.values():
             max_size = tuple(max(sizes[i][axis] for i in part) for axis in (0, 1))
-            group = Fitted(
+            group = FixedShapeSource(
                 _only(source, part), config, max_size, native, whole=True, cache_gb=cache_gb
             )
             self.groups.append(group)
@@ -151,7 +152,7 @@ def _only(source: Source, indices: Sequence[int]) -> Subset:
 
 
 def train_batches(
-    examples: Fitted | Sequence[Batch],
+    examples: FixedShapeSource | Sequence[Batch],
     config: ConfigDict,
     batch_size: int,
     seed: int,
@@ -179,7 +180,7 @@ def train_batches(
 
 
 def eval_batches(
-    examples: Fitted, batch_size: int, process: tuple[int, int] = (0, 1)
+    examples: FixedShapeSource, batch_size: int, process: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[int, Batch]]:
     """Every example once, in order; the last batch is filled up with images that are all void.
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from segjax.data.decode import Example
 from segjax.data.fitting import pad, padded_shape, resize_image
 from segjax.data.label_table import VOID, LabelTable
-from segjax.data.pipeline import MAX_LOGITS, EvalSplit, Fitted, eval_batches
+from segjax.data.pipeline import MAX_LOGITS, EvalSplit, FixedShapeSource, eval_batches
 from segjax.evaluation import boundary, iou, plots, report
 from segjax.evaluation.loss import Loss
 from segjax.evaluation.step import counts
@@ -67,40 +68,44 @@ def evaluate(
       batch_size: at most; rounded up to a multiple of the number of devices.
     """
     sizes = [_batch_size(group, batch_size, len(devices.devices)) for group in examples.groups]
-    # Of what the first process sees, for it is the one that draws.
-    seen = [
-        (number, i)
-        for number, (group, size) in enumerate(zip(examples.groups, sizes, strict=True))
-        for i in range(len(group))
-        if i % size < size // devices.process[1]
+    drawn = _drawn(examples, sizes, devices.process[1], num_pictures)
+    scored = [
+        _score_group(partial(step, variables), group, size, devices, rows)
+        for group, size, rows in zip(examples.groups, sizes, drawn, strict=False)
     ]
-    seen += [(len(sizes), i) for i in range(len(examples.large))]
-    wanted = {seen[i] for i in np.linspace(0, len(seen) - 1, num_pictures).astype(int)}
-
-    def scored() -> Iterator[tuple[Any, list[Picture]]]:
-        for number, (group, size) in enumerate(zip(examples.groups, sizes, strict=True)):
-            drawn = {i for part, i in wanted if part == number}
-            yield from _score_group(partial(step, variables), group, size, devices, drawn)
-        if len(examples.large):  # every process scores them all: they are few
-            held = jax.device_put(devices.unreplicate(variables), jax.local_devices()[0])
-        for i in range(len(examples.large)):
-            example = examples.large[i]
-            sums, prediction = _score_large(partial(logits, held), example, examples, loss)
-            picture = example["image"], example["label"], prediction
-            yield sums, [picture] if (len(sizes), i) in wanted else []
-
+    if len(examples.large):
+        scored.append(_score_large(logits, variables, examples, loss, devices, drawn[-1]))
     totals, pictures = None, []
-    for sums, drawn in scored():
+    for sums, drawn_now in chain(*scored):
         sums = jax.tree.map(_widened, sums)
         totals = jax.tree.map(np.add, totals, sums) if totals else sums
-        pictures += drawn
+        pictures += drawn_now
     value = float(loss.value(totals["loss"]))
     facts = len(examples), examples.num_tiled, examples.about
     return Evaluation(totals["confusion"], totals["boundary"], value, *facts, pictures)
 
 
+def _drawn(examples: EvalSplit, sizes: list[int], num_processes: int, count: int) -> list[set[int]]:
+    """Which examples of every group, and at last of the large ones, become pictures.
+
+    They are of those that the first process sees, for it is the one that draws.
+    """
+    seen = [
+        (number, i)
+        for number, (group, size) in enumerate(zip(examples.groups, sizes, strict=True))
+        for i in range(len(group))
+        if i % size < size // num_processes
+    ]
+    seen += [(len(sizes), i) for i in range(len(examples.large))]
+    drawn = [set() for _ in range(len(sizes) + 1)]
+    for place in np.linspace(0, len(seen) - 1, count).astype(int):
+        number, i = seen[place]
+        drawn[number].add(i)
+    return drawn
+
+
 def _score_group(
-    step: Callable, group: Fitted, batch_size: int, devices: Parallel, drawn: set[int]
+    step: Callable, group: FixedShapeSource, batch_size: int, devices: Parallel, drawn: set[int]
 ) -> Iterator[tuple[Any, list[Picture]]]:
     for start, batch in eval_batches(group, batch_size, devices.process):
         # In float64, on the host: a width that is rounded the other way is another score.
@@ -112,7 +117,7 @@ def _score_group(
         yield sums, [_picture(batch, prediction, row, group.stretched) for row in rows]
 
 
-def _batch_size(group: Fitted, at_most: int, num_devices: int) -> int:
+def _batch_size(group: FixedShapeSource, at_most: int, num_devices: int) -> int:
     num_logits = np.prod(group.label_shape) * len(group.source.table.names)
     size = max(1, min(at_most, len(group), int(MAX_LOGITS // num_logits)))
     return -(-size // num_devices) * num_devices
@@ -128,6 +133,22 @@ def _picture(
 
 
 def _score_large(
+    logits: Callable,
+    variables: Any,
+    split: EvalSplit,
+    loss: Loss,
+    devices: Parallel,
+    drawn: set[int],
+) -> Iterator[tuple[Any, list[Picture]]]:
+    """Every process scores all large images, one at a time on one device: they are few."""
+    variables = jax.device_put(devices.unreplicate(variables), jax.local_devices()[0])
+    for i in range(len(split.large)):
+        example = split.large[i]
+        sums, prediction = _score_bands(partial(logits, variables), example, split, loss)
+        yield sums, [(example["image"], example["label"], prediction)] if i in drawn else []
+
+
+def _score_bands(
     logits: Callable, example: Example, split: EvalSplit, loss: Loss
 ) -> tuple[dict[str, Any], np.ndarray]:
     """The sums of `step.eval_step` and the prediction, uint8 [H, W], of one image, in bands."""
@@ -197,9 +218,13 @@ def write_report(
     if not writes:
         return content
     write_json(path, content)
+    _draw(path, result, table, f"{path.stem}, step {step}: mIoU {content['mean_iou']:.3f}")
+    return content
+
+
+def _draw(path: Path, result: Evaluation, table: LabelTable, title: str) -> None:
     # The pictures of the validation split keep the plain names.
-    name = path.stem
-    prefix = "" if name == "val" else f"{name}_"
+    prefix = "" if path.stem == "val" else f"{path.stem}_"
     plots.confusion_picture(result.confusion, table.names, path.parent / f"{prefix}confusion.png")
     if result.pictures:
         plots.save_predictions(
@@ -207,6 +232,5 @@ def write_report(
             *zip(*result.pictures, strict=True),
             table.palette,
             table.names,
-            f"{name}, step {step}: mIoU {content['mean_iou']:.3f}",
+            title,
         )
-    return content

@@ -35,7 +35,7 @@ def confusion_matrix(label: jax.Array, prediction: jax.Array, num_classes: int) 
     return counts[:-1].reshape(num_classes, num_classes).astype(jnp.int32)
 
 
-def metrics(confusion: np.ndarray) -> dict[str, float | int | np.ndarray]:
+def metrics(confusion: np.ndarray) -> dict[str, float | np.ndarray]:
     """Turns a confusion matrix of the whole split into scores in [0, 1], computed in float64.
 
     Args:
@@ -45,7 +45,6 @@ def metrics(confusion: np.ndarray) -> dict[str, float | int | np.ndarray]:
       mean_iou, mean_dice: over classes that occur in the labels or the predictions.
       mean_accuracy: over classes that occur in the labels.
       pixel_accuracy: share of the labelled pixels that are right.
-      num_classes_averaged: how many classes mean_iou averages.
       iou, accuracy (recall), dice: float64 [C], NaN where undefined.
       A mean over no class is NaN.
     """
@@ -60,7 +59,6 @@ def metrics(confusion: np.ndarray) -> dict[str, float | int | np.ndarray]:
         "pixel_accuracy": float(ratio(correct.sum(), labelled.sum())),
         "mean_accuracy": mean(accuracy),
         "mean_dice": mean(dice),
-        "num_classes_averaged": int(np.isfinite(iou).sum()),
         "iou": iou,
         "accuracy": accuracy,
         "dice": dice,

@@ -17,19 +17,16 @@ class Summaries:
         summaries.scalars(step, {"train/loss": 0.3, "val/mean_iou": 0.7, "val_iou/Car": 0.8})
     """
 
-    def __init__(
-        self, workdir: str | Path, *, purge_step: int | None = None, enabled: bool = True
-    ) -> None:
+    def __init__(self, workdir: str | Path, *, purge_step: int | None = None) -> None:
         """Opens the event file.
 
         Args:
           workdir: the run's directory.
           purge_step: on resuming, the first step that will run again. TensorBoard then drops what
             the interrupted run wrote from there on, and the curves stay continuous.
-          enabled: False writes nothing.
         """
         self._writer = None
-        if enabled and jax.process_index() == 0:
+        if jax.process_index() == 0:
             self._writer = SummaryWriter(
                 str(Path(workdir) / "tensorboard"),
                 purge_step=purge_step,

@@ -1,4 +1,4 @@
-"""From a configuration to the functions that training and evaluation run."""
+"""From a configuration to the compiled steps that training and evaluation run."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,8 +22,8 @@ from segjax.runtime.devices import Parallel
 from segjax.training import adversarial, augment, gan_step, losses, optim, steps
 
 
-class Functions(NamedTuple):
-    """What `build` makes; the steps are compiled, and take state or variables from the devices.
+class CompiledSteps(NamedTuple):
+    """The compiled steps, which take state or variables from the devices, and what is in them.
 
     logits: variables and images, on one device, to logits.
     """
@@ -35,10 +35,10 @@ class Functions(NamedTuple):
     train_step: Callable
     eval_step: Callable
     logits: Callable
-    gan: "Gan | None"
+    gan: "CompiledGan | None"
 
 
-class Gan(NamedTuple):
+class CompiledGan(NamedTuple):
     """The second stage of training: `step` takes a GanState, after `start_step` updates."""
 
     adversary: adversarial.Adversary
@@ -46,79 +46,97 @@ class Gan(NamedTuple):
     start_step: int
 
 
-def build(
+def compile_steps(
     config: ConfigDict,
     devices: Parallel,
     num_classes: int,
     pixel_counts: np.ndarray,
     total_steps: int,
     tta: Sequence[str] = (),
-) -> Functions:
+) -> CompiledSteps:
     """Model, optimiser, and the steps with everything but state and batch bound to them.
 
-    tta: what logits are averaged over in evaluation, see `tta.averaged`.
+    pixel_counts: [C], of the training split; tta: of the evaluation, see `tta.averaged`.
     """
-    axis_name = devices.axis_name
-    model = models.build(config.model, num_classes, axis_name)
-    is_decayed = getattr(model, "is_decayed", has_several_axes)
-    optimizer, schedule = optim.build(
-        config.optim, total_steps, is_decayed, config.model.freeze_encoder
-    )
+    model = models.build(config.model, num_classes, devices.axis_name)
+    optimizer, schedule = _build_optimizer(config, model, total_steps)
     loss = losses.build(config.loss, pixel_counts)
-    shared = dict(
+    train_step = partial(
+        steps.train_step,
         model=model,
         optimizer=optimizer,
         loss=loss,
-        augment=partial(
-            augment.augment,
-            config.seed,
-            out=tuple(config.data.size),
-            options=augment.Options(**config.augment),
-        ),
+        augment=_bind_augment(config),
         seed=config.seed,
+        accumulate=config.optim.accumulate,
         ema_decay=config.optim.ema_decay,
-        axis_name=axis_name,
-    )
-    train_step = partial(steps.train_step, accumulate=config.optim.accumulate, **shared)
-    gan = None
-    if config.gan.objective != "none":
-        gan = _build_gan(config, devices, total_steps // config.num_epochs, shared)
-    stretched = config.data.fit == "resize" and config.eval.resolution == "native"
-    score_batch = partial(
-        eval_step, model=model, loss=loss, stretched=stretched, tta=tta, axis_name=axis_name
+        axis_name=devices.axis_name,
     )
 
     def logits(variables: Any, images: jax.Array) -> jax.Array:
         return test_time.averaged(partial(model.apply, variables, train=False), tta)(images)
 
-    return Functions(
+    return CompiledSteps(
         model=model,
         optimizer=optimizer,
         schedule=schedule,
         loss=loss,
         train_step=devices.compile(train_step, donate_state=True),
-        eval_step=devices.compile(score_batch, split=(False, True)),
+        eval_step=_compile_eval_step(config, devices, model, loss, tta),
         logits=jax.jit(logits),
-        gan=gan,
+        gan=_compile_gan(config, devices, total_steps // config.num_epochs, train_step.keywords),
     )
 
 
-def _build_gan(config: ConfigDict, devices: Parallel, steps_per_epoch: int, shared: dict) -> Gan:
+def _build_optimizer(
+    config: ConfigDict, model: nn.Module, total_steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    is_decayed = getattr(model, "is_decayed", has_several_axes)
+    return optim.build(config.optim, total_steps, is_decayed, config.model.freeze_encoder)
+
+
+def _bind_augment(config: ConfigDict) -> steps.Augment:
+    options = augment.Options(**config.augment)
+    return partial(augment.augment, config.seed, out=tuple(config.data.size), options=options)
+
+
+def _compile_eval_step(
+    config: ConfigDict, devices: Parallel, model: nn.Module, loss: Loss, tta: Sequence[str]
+) -> Callable:
+    stretched = config.data.fit == "resize" and config.eval.resolution == "native"
+    step = partial(
+        eval_step,
+        model=model,
+        loss=loss,
+        stretched=stretched,
+        tta=tta,
+        axis_name=devices.axis_name,
+    )
+    return devices.compile(step, split=(False, True))
+
+
+def _compile_gan(
+    config: ConfigDict, devices: Parallel, steps_per_epoch: int, bound: dict[str, Any]
+) -> CompiledGan | None:
+    """bound: what the step without a discriminator has bound to it."""
+    if config.gan.objective == "none":
+        return None
     discriminator = models.build_discriminator(config.gan, config.model.dtype, devices.axis_name)
     adversary = adversarial.build(config.gan, discriminator, steps_per_epoch)
+    shared = {name: value for name, value in bound.items() if name != "accumulate"}
     step = partial(gan_step.gan_train_step, adversary=adversary, **shared)
     start_step = config.gan.start_epoch * steps_per_epoch
-    return Gan(adversary, devices.compile(step, donate_state=True), start_step)
+    return CompiledGan(adversary, devices.compile(step, donate_state=True), start_step)
 
 
 def create_state(
-    functions: Functions, num_classes: int, seed: int
+    compiled: CompiledSteps, num_classes: int, seed: int
 ) -> state.TrainState | state.GanState:
     """A state at step 0, with a discriminator if there is one."""
-    fresh = state.create(functions.model, functions.optimizer, seed)
-    if functions.gan is None:
+    fresh = state.create(compiled.model, compiled.optimizer, seed)
+    if compiled.gan is None:
         return fresh
-    adversary = functions.gan.adversary
+    adversary = compiled.gan.adversary
     return state.add_discriminator(
         fresh, adversary.discriminator, adversary.optimizer, num_classes, seed
     )

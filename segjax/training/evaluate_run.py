@@ -60,8 +60,10 @@ def evaluate_run(
     path = Path(output or folder / "report" / f"{name or '_'.join([data.name, *changes])}.json")
     if data.name != split and not (name or output):
         _require_same_data(path, data)
-    functions = build.build(config, devices, len(table.names), counts, total_steps=1, tta=tta)
-    result = _evaluate(functions, config, devices, data, checkpoints, step)
+    compiled = build.compile_steps(
+        config, devices, len(table.names), counts, total_steps=1, tta=tta
+    )
+    result = _evaluate(compiled, config, devices, data, checkpoints, step)
     log.info("Pictures and scores: %s", path)
     resolution = build.resolution_name(config)
     return write_report(path, result, table, step, resolution, tta, devices.is_first)
@@ -80,7 +82,7 @@ def _set_resolution(config: ConfigDict, resolution: str | None) -> list[str]:
 
 
 def _evaluate(
-    functions: build.Functions,
+    compiled: build.CompiledSteps,
     config: ConfigDict,
     devices: Parallel,
     data: Scored,
@@ -88,15 +90,15 @@ def _evaluate(
     step: int,
 ) -> Evaluation:
     """Scores the averaged weights of the checkpoint of `step`, which is closed."""
-    fresh = state.create(functions.model, functions.optimizer, config.seed)
+    fresh = state.create(compiled.model, compiled.optimizer, config.seed)
     variables = devices.replicate(checkpoints.restore_ema(fresh.ema, step))
     checkpoints.close()
     return evaluate(
         variables,
         build.eval_examples(config, data.split, data.report, data.source, data.place),
-        step=functions.eval_step,
-        loss=functions.loss,
-        logits=functions.logits,
+        step=compiled.eval_step,
+        loss=compiled.loss,
+        logits=compiled.logits,
         devices=devices,
         batch_size=config.eval.batch_size,
         num_pictures=config.eval.num_pictures,

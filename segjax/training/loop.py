@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from segjax.errors import DataError, Interrupted
@@ -22,7 +21,7 @@ from segjax.runtime.files import expand
 from segjax.runtime.signals import catch_signals
 from segjax.training import adversarial, build
 from segjax.training.totals import Totals, prefixed
-from segjax.training.trainer import Run, State
+from segjax.training.trainer import State, Trainer
 
 log = logging.getLogger(__name__)
 OnEpoch = Callable[[list[dict[str, float]]], None]
@@ -37,8 +36,8 @@ def train_and_evaluate(
     """Trains, or resumes, and evaluates the best checkpoint on the validation split.
 
     Args:
-      on_epoch: called after every epoch with the history: a row per epoch, with epoch, train_loss …
-        and, where an evaluation ran, and the epoch was saved, val_mean_iou …. What it raises ends
+      on_epoch: called after every epoch with a row per epoch so far: epoch, train_loss … and, where
+        an evaluation ran, and the epoch was saved, val_mean_iou …. What it raises ends
         the run; of several processes, all have to raise it.
       profile_steps: how many steps to trace, see `profile.traced`.
 
@@ -53,29 +52,31 @@ def train_and_evaluate(
     """
     folder = Path(expand(str(folder)))
     with lock.hold(folder, Parallel(config.parallel)):
-        run = Run(config, folder)
+        trainer = Trainer(config, folder)
         try:
-            return run.devices.unreplicate(_train(run, on_epoch, profile_steps)), write_reports(run)
+            return trainer.devices.unreplicate(
+                _train(trainer, on_epoch, profile_steps)
+            ), write_reports(trainer)
         finally:
-            run.checkpoints.close()
+            trainer.checkpoints.close()
 
 
-def _train(run: Run, on_epoch: OnEpoch | None, profile_steps: int) -> State:
-    train_state = run.devices.replicate(run.start_state)
-    steps = run.start_step, run.total_steps, run.steps_per_epoch
+def _train(trainer: Trainer, on_epoch: OnEpoch | None, profile_steps: int) -> State:
+    train_state = trainer.devices.replicate(trainer.start_state)
+    steps = trainer.start_step, trainer.total_steps, trainer.steps_per_epoch
     with (
         catch_signals() as signals,
-        Summaries(run.folder, purge_step=run.start_step + 1) as summaries,
-        Progress(*steps, run.config.batch_size) as progress,
+        Summaries(trainer.folder, purge_step=trainer.start_step + 1) as summaries,
+        Progress(*steps, trainer.config.batch_size) as progress,
     ):
-        summaries.text(run.start_step, "config", f"```\n{run.config}\n```")
-        numbers = range(run.start_step + 1, run.total_steps + 1)
-        numbers = profile.traced(numbers, run.folder / "tensorboard", profile_steps)
-        return _loop(run, numbers, train_state, signals, summaries, progress, on_epoch)
+        summaries.text(trainer.start_step, "config", f"```\n{trainer.config}\n```")
+        numbers = range(trainer.start_step + 1, trainer.total_steps + 1)
+        numbers = profile.traced(numbers, trainer.folder / "tensorboard", profile_steps)
+        return _loop(trainer, numbers, train_state, signals, summaries, progress, on_epoch)
 
 
 def _loop(
-    run: Run,
+    trainer: Trainer,
     numbers: Iterable[int],
     train_state: State,
     signals: list[int],
@@ -84,81 +85,83 @@ def _loop(
     on_epoch: OnEpoch | None,
 ) -> State:
     pending: list[Any] = []
-    batches = progress.timed(run.batches())
+    batches = progress.timed(trainer.batches())
     for step in numbers:
         try:
             batch = next(batches)
         except DataError:  # a file that was there when the run began
             if pending:
-                _log_steps(run, step - 1, pending, summaries, progress)
-            if run.devices.is_alone:  # saving takes all processes, and the others know nothing
-                run.save(train_state)
+                _log_steps(trainer, step - 1, pending, summaries, progress)
+            if trainer.devices.is_alone:  # saving takes all processes; the others know nothing
+                trainer.save(train_state)
             raise
-        compiles = run.compiles(step)
-        if compiles:
-            log.info("Compiling the training step, which can take a minute or two")
-        train_state, metrics = run.train_step(step, train_state, batch)
-        if compiles:
-            jax.block_until_ready(metrics)
+        train_state, metrics = trainer.train_step(step, train_state, batch)
         pending.append(metrics)
-        progress.step(compiles)
-        epoch_ends = step % run.steps_per_epoch == 0
-        log_now = compiles or step % run.config.log_every == 0 or epoch_ends
-        stop, save = (
-            run.devices.any(flag) if log_now else run.devices.is_alone and flag
-            for flag in (bool(signals), run.save_is_due())
-        )
+        progress.step(trainer.compiles(step))
+        epoch_ends = step % trainer.steps_per_epoch == 0
+        log_now = trainer.compiles(step) or step % trainer.config.log_every == 0 or epoch_ends
+        stop, save = _stop_or_save(trainer, signals, log_now)
         if log_now or stop or save:
-            _log_steps(run, step, pending, summaries, progress)
+            _log_steps(trainer, step, pending, summaries, progress)
         if epoch_ends:
-            _end_epoch(run, step, train_state, summaries)
-            stop = run.devices.any(bool(signals))  # one may have come during the evaluation
+            _end_epoch(trainer, step, train_state, summaries)
+            stop = trainer.devices.any(bool(signals))  # one may have come during the evaluation
         if stop or save:
-            run.save(train_state)
+            trainer.save(train_state)
         if stop:
-            raise Interrupted(
-                f"stopped at step {step}, everything is saved; the same command resumes",
-                signals[0] if signals else signal.SIGTERM,
-            )
+            raise _interrupted(step, signals)
         if epoch_ends or save:
             progress.pause()
         if epoch_ends and on_epoch:
-            on_epoch(run.history)
+            on_epoch(trainer.epochs)
     return train_state
 
 
+def _stop_or_save(trainer: Trainer, signals: list[int], log_now: bool) -> tuple[bool, bool]:
+    """Whether to stop and whether to save after this step; processes agree at log lines."""
+    flags = bool(signals), trainer.save_is_due()
+    if log_now:
+        return tuple(map(trainer.devices.any, flags))
+    return tuple(trainer.devices.is_alone and flag for flag in flags)
+
+
+def _interrupted(step: int, signals: list[int]) -> Interrupted:
+    message = f"stopped at step {step}, everything is saved; the same command resumes"
+    return Interrupted(message, signals[0] if signals else signal.SIGTERM)
+
+
 def _log_steps(
-    run: Run, step: int, pending: list[Any], summaries: Summaries, progress: Progress
+    trainer: Trainer, step: int, pending: list[Any], summaries: Summaries, progress: Progress
 ) -> None:
     """Fetches the metrics of the steps since the last call, adds them up and shows them."""
     window = Totals()
     for i, metrics in enumerate(pending):
-        metrics = run.devices.unreplicate(metrics)
+        metrics = trainer.devices.unreplicate(metrics)
         values = {name: metrics[name] for name in ("loss", "grad_norm")} | metrics.get("gan", {})
         bad = [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:
-            raise run.diverged(", ".join(bad), step - len(pending) + 1 + i)
+            raise trainer.diverged(", ".join(bad), step - len(pending) + 1 + i)
         window.add(metrics)
-        run.totals.add(metrics)
+        trainer.totals.add(metrics)
     pending.clear()
     scores = window.scores()
     speed = progress.show(step, scores["loss"], scores["accuracy"])
-    rate = float(run.functions.schedule(step - 1))
+    rate = float(trainer.compiled.schedule(step - 1))
     other = {"learning_rate": rate, "grad_norm": float(metrics["grad_norm"]), **speed}
     summaries.scalars(step, prefixed("train/", {**scores, **other}))
 
 
-def _end_epoch(run: Run, step: int, train_state: State, summaries: Summaries) -> None:
-    """Adds a row to the history; where an evaluation is due, scores and saves."""
-    epoch = step // run.steps_per_epoch
-    scores = run.totals.scores()
+def _end_epoch(trainer: Trainer, step: int, train_state: State, summaries: Summaries) -> None:
+    """Adds the row of the epoch; where an evaluation is due, scores and saves."""
+    epoch = step // trainer.steps_per_epoch
+    scores = trainer.totals.scores()
     row = {"epoch": epoch, "step": step, **prefixed("train_", scores)}
-    run.totals = Totals()
-    _warn_if_the_discriminator_won(run, step, scores, summaries)
-    run.history.append(row)
-    if epoch % run.config.eval.every_epochs and step != run.total_steps:
+    trainer.totals = Totals()
+    _warn_if_the_discriminator_won(trainer, step, scores, summaries)
+    trainer.epochs.append(row)
+    if epoch % trainer.config.eval.every_epochs and step != trainer.total_steps:
         return
-    result = run.validate(train_state.ema)
+    result = trainer.validate(train_state.ema)
     scores = result.scores
     values = {
         "loss": result.loss,
@@ -172,22 +175,22 @@ def _end_epoch(run: Run, step: int, train_state: State, summaries: Summaries) ->
         *(epoch, *(values[name] for name in shown)),
     )
     summaries.scalars(step, prefixed("val/", values))
-    per_class = dict(zip(run.table.names, scores["iou"].tolist(), strict=True))
+    per_class = dict(zip(trainer.table.names, scores["iou"].tolist(), strict=True))
     summaries.scalars(step, prefixed("val_iou/", per_class))
-    run.save(train_state, scores["mean_iou"])
-    if not run.devices.is_first:
+    trainer.save(train_state, scores["mean_iou"])
+    if not trainer.devices.is_first:
         return
     if result.pictures:
-        panel = plots.prediction_panel(*zip(*result.pictures, strict=True), run.table.palette)
+        panel = plots.prediction_panel(*zip(*result.pictures, strict=True), trainer.table.palette)
         summaries.picture(step, "val/predictions", panel)
-    plots.training_curves(run.history, run.folder / "report" / "training_curves.png")
+    plots.training_curves(trainer.epochs, trainer.folder / "report" / "training_curves.png")
 
 
 def _warn_if_the_discriminator_won(
-    run: Run, step: int, scores: dict[str, float], summaries: Summaries
+    trainer: Trainer, step: int, scores: dict[str, float], summaries: Summaries
 ) -> None:
     loss = scores.get("gan/discriminator_loss")
-    if loss is not None and adversarial.has_won(run.config.gan.objective, loss):
+    if loss is not None and adversarial.has_won(trainer.config.gan.objective, loss):
         warning = (
             f"The discriminator has won: its mean loss of the epoch to step {step} is {loss:.4f}, "
             "and the segmenter learns little from it. Lower config.gan.learning_rate or "
@@ -197,17 +200,19 @@ def _warn_if_the_discriminator_won(
         summaries.text(step, "gan/warning", warning)
 
 
-def write_reports(run: Run) -> dict:
+def write_reports(trainer: Trainer) -> dict:
     """Evaluates the best checkpoint on the validation split and writes everything in report/."""
-    best = run.checkpoints.find("best")
-    variables = run.checkpoints.restore_ema(run.start_state.ema, best)
-    result = run.validate(run.devices.replicate(variables))
-    resolution = build.resolution_name(run.config)
-    path = run.folder / "report" / "val.json"
-    content = write_report(path, result, run.table, best, resolution, writes=run.devices.is_first)
+    best = trainer.checkpoints.find("best")
+    variables = trainer.checkpoints.restore_ema(trainer.start_state.ema, best)
+    result = trainer.validate(trainer.devices.replicate(variables))
+    resolution = build.resolution_name(trainer.config)
+    path = trainer.folder / "report" / "val.json"
+    content = write_report(
+        path, result, trainer.table, best, resolution, writes=trainer.devices.is_first
+    )
     log.info(
         "Validation split, best checkpoint:\n%s\n\nPictures and scores: %s\nCurves: tensorboard "
         "--logdir %s",
-        *(format_table(content), run.folder / "report", run.folder / "tensorboard"),
+        *(format_table(content), trainer.folder / "report", trainer.folder / "tensorboard"),
     )
     return content

@@ -1,4 +1,4 @@
-"""One run of a work directory: what its loop works with, and what it does with its devices."""
+"""Prepares the training of a work directory, and does single steps, evaluations and saves."""
 
 import logging
 import time
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 State = TrainState | GanState
 
 
-class Run:
-    """One run of a work directory, ready to go: data checked, functions built, state restored."""
+class Trainer:
+    """A run that is ready to train: data checked, steps compiled, state created or restored."""
 
     def __init__(self, config: ConfigDict, folder: Path) -> None:
         config = expanded(config)
@@ -55,15 +55,15 @@ class Run:
                 f"{data.num_images['train']} training images; lower it"
             )
         self.total_steps = config.num_epochs * self.steps_per_epoch
-        self.functions = build.build(
+        self.compiled = build.compile_steps(
             config, self.devices, len(self.table.names), counts, self.total_steps
         )
         self.checkpoints = Checkpoints(folder)
-        self.start_state, self.history, self.totals = self._start_or_restore()
+        self.start_state, self.epochs, self.totals = self._start_or_restore()
         self.start_step = int(self.start_state.step)
 
         train_source = check.usable(config.data, "train", data)
-        self.train_examples = pipeline.Fitted(
+        self.train_examples = pipeline.FixedShapeSource(
             train_source, config.data, data.max_size["train"], native=False
         )
         self.val_examples = build.eval_examples(config, "val", data)
@@ -74,7 +74,7 @@ class Run:
 
     def _start_or_restore(self) -> tuple[State, list[dict], Totals]:
         config, step = self.config, self.checkpoints.latest_step
-        fresh = build.create_state(self.functions, len(self.table.names), config.seed)
+        fresh = build.create_state(self.compiled, len(self.table.names), config.seed)
         size = sum(p.size for p in jax.tree.leaves(fresh.ema["params"]))
         log.info(
             "%s parameters, %d steps of %d images on %d %s (%s)",
@@ -118,17 +118,23 @@ class Run:
 
     def compiles(self, step: int) -> bool:
         """True for a step whose program is compiled first: one without a discriminator, or with."""
-        gan = self.functions.gan
+        gan = self.compiled.gan
         return step == self.start_step + 1 or (gan is not None and step == gan.start_step + 1)
 
     def train_step(self, step: int, train_state: State, batch: Any) -> tuple[State, Any]:
         """Update number `step`: before the discriminator comes in exactly that without it."""
-        gan = self.functions.gan
+        if not self.compiles(step):
+            return self._update(step, train_state, batch)
+        log.info("Compiling the training step, which can take a minute or two")
+        return jax.block_until_ready(self._update(step, train_state, batch))
+
+    def _update(self, step: int, train_state: State, batch: Any) -> tuple[State, Any]:
+        gan = self.compiled.gan
         if gan is None:
-            return self.functions.train_step(train_state, batch)
+            return self.compiled.train_step(train_state, batch)
         if step > gan.start_step:
             return gan.step(train_state, batch)
-        generator, metrics = self.functions.train_step(train_state.generator, batch)
+        generator, metrics = self.compiled.train_step(train_state.generator, batch)
         return train_state.replace(generator=generator), metrics
 
     def validate(self, variables: Any) -> Evaluation:
@@ -139,9 +145,9 @@ class Run:
         return evaluate(
             variables,
             self.val_examples,
-            step=self.functions.eval_step,
-            loss=self.functions.loss,
-            logits=self.functions.logits,
+            step=self.compiled.eval_step,
+            loss=self.compiled.loss,
+            logits=self.compiled.logits,
             devices=self.devices,
             batch_size=self.config.eval.batch_size,
             num_pictures=self.config.eval.num_pictures,
@@ -165,7 +171,7 @@ class Run:
         if broken := not_finite(host_state):
             raise self.diverged(f"values that are not finite in {', '.join(broken)}", step)
         log.info("saving step %d, parameters %s", step, fingerprint(host_state.params))
-        progress = {"history": self.history, "totals": self.totals.to_json()}
+        progress = {"history": self.epochs, "totals": self.totals.to_json()}
         self.checkpoints.save(host_state, progress, mean_iou)
         self.saved_at = time.monotonic()
 
