@@ -3,6 +3,9 @@
 tests/data/run_0_1.tar.xz holds the run, its data and, in expected.json, what version 0.1 made of
 them (the weights have few different values, so that they compress); tests/data/exported_0_1.zip is
 the run as segjax.export wrote it before the fields of config.model had sections.
+
+tests/data/run_flat_model.tar.xz is a run of that time, on shapes, with values other than the
+defaults in all of these fields.
 """
 
 import json
@@ -21,14 +24,20 @@ from segjax.training import loop
 from segjax.training.evaluate_run import evaluate_run
 
 ARCHIVE = Path(__file__).with_name("data") / "run_0_1.tar.xz"
+FLAT_MODEL = ARCHIVE.with_name("run_flat_model.tar.xz")
+
+
+def unpacked(archive, tmp_path, monkeypatch):
+    """What expected.json holds; its folder becomes the current one."""
+    with tarfile.open(archive) as file:
+        file.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path / archive.name.removesuffix(".tar.xz"))
+    return json.loads(Path("expected.json").read_text())
 
 
 @pytest.fixture
 def expected(tmp_path, monkeypatch):
-    with tarfile.open(ARCHIVE) as file:
-        file.extractall(tmp_path, filter="data")
-    monkeypatch.chdir(tmp_path / "run_0_1")
-    return json.loads(Path("expected.json").read_text())
+    return unpacked(ARCHIVE, tmp_path, monkeypatch)
 
 
 def assert_predicts(model, expected):
@@ -64,3 +73,18 @@ def test_a_run_of_version_0_1_goes_on_as_it_would_have(expected, optimized):
         assert report[name] == pytest.approx(value, rel=1e-3), name
     total = sum(np.abs(np.asarray(x, np.float64)).sum() for x in jax.tree.leaves(state.params))
     assert total == pytest.approx(expected["resumed_sum"], rel=1e-6)
+
+
+def test_a_run_whose_model_had_no_sections_predicts_as_it_did_and_goes_on(
+    tmp_path, monkeypatch, optimized
+):
+    expected = unpacked(FLAT_MODEL, tmp_path, monkeypatch)
+    config, _, _ = workdir.load(Path("run"))
+    encoder, decoder = config.model.mobilenet_v2, config.model.unet
+    assert encoder.to_dict() == {"width": 0.35, "norm_epsilon": 1e-3, "padding": "same"}
+    assert decoder.to_dict() == {"channels": [8] * 5, "upsample": "bilinear"}
+    model, source = predictor.load("run"), build_source(config.data, "val")
+    for i, label in enumerate(expected["prediction"]):
+        assert (model.label(source[i]["image"]) != label).mean() < 2e-3
+    state, _ = loop.train_and_evaluate(config, "run")  # which moves the bias by 2e-3
+    np.testing.assert_allclose(state.params["head"]["bias"], expected["head_bias"], atol=2e-5)
