@@ -13,6 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from segjax.errors import ConfigError, Interrupted, InUseError, TrainingError
+from segjax.run import workdir
 from segjax.training import loop
 
 optuna = pytest.importorskip("optuna")
@@ -157,6 +158,28 @@ def test_a_sweep_goes_on_with_other_values_and_ends_when_enough_are_finished(tin
 
     again = replace(tiny, folder=tiny.folder.with_name("again"), trials=1)
     assert trials.run(again)["params"] == found["trials"][0]["params"]
+
+
+def test_a_study_of_before_fields_were_moved_goes_on(tiny, monkeypatch):
+    folders = pretend(monkeypatch, lambda config: 0.5)
+    trials.run(replace(tiny, trials=1))
+    names = {f"config.{new}": f"config.{old}" for old, new in workdir.MOVED.items()}
+    later = {f"config.{field}" for field in workdir.LATER} - names.keys()
+    with study.open_study(tiny) as opened:
+        recorded = opened.user_attrs[study.COMMAND]
+        assert names.keys() <= recorded.keys()
+        past = {
+            names.get(name, name): v
+            for name, v in recorded.items()
+            if not (name in later and v == workdir.LATER[name.removeprefix("config.")])
+        }
+        opened.set_user_attr(study.COMMAND, past)
+    trials.run(replace(tiny, trials=2))
+    assert len(folders) == 2
+    other = tiny.config.copy_and_resolve_references()
+    other.model.mobilenet_v2.width = 0.5
+    with pytest.raises(ConfigError, match=r"config\.model\.mobilenet_v2\.width was 0\.35, is 0\.5"):
+        trials.run(replace(tiny, config=other))
 
 
 def test_another_sweep_in_the_same_folder_is_refused(tiny, monkeypatch):

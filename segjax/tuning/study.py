@@ -110,7 +110,7 @@ def _storage(url: str, grace: int) -> Iterator[optuna.storages.RDBStorage]:
 def _require_same(sweep: Sweep, study: optuna.Study) -> None:
     new = {f"config.{f}": v for f, v in workdir.deciding_fields(sweep.config).items()}
     new |= {f"search {field}": str(d) for field, d in sweep.search.items()}
-    old = study.user_attrs.get(COMMAND, new)
+    old = {_name_today(name): v for name, v in study.user_attrs.get(COMMAND, new).items()}
     # Of fields that came after a study, what its trials were trained with.
     later = {f"config.{f}": v for f, v in workdir.LATER.items() if f not in workdir.FREE}
     old = later | old
@@ -125,6 +125,15 @@ def _require_same(sweep: Sweep, study: optuna.Study) -> None:
             "--study, or give the same command to resume"
         )
     study.set_user_attr(COMMAND, new)
+
+
+def _name_today(name: str) -> str:
+    """The name of a field that the study's first version may have had under another.
+
+    Those of --search stay: Optuna knows the values of earlier trials by them.
+    """
+    section, dot, field = name.partition(".")
+    return section + dot + workdir.MOVED.get(field, field) if section == "config" else name
 
 
 def number_of(trial: optuna.Trial | FrozenTrial) -> int:
