@@ -56,7 +56,7 @@ def test_chance_is_the_loss_of_an_undecided_discriminator(objective):
 @every_objective
 def test_no_constant_score_is_better_than_chance(objective):
     losses = [
-        float(adversarial.discriminator_loss(objective, x, x)) for x in np.linspace(-3, 3, 25)
+        float(adversarial.discriminator_loss(objective, x, x)) for x in jnp.linspace(-3, 3, 25)
     ]
     assert min(losses) > adversarial.CHANCE[objective] - 5e-4
 

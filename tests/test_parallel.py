@@ -324,6 +324,6 @@ def test_bad_mode_and_uneven_batches_are_refused():
         Parallel("pmap", jax.devices()[:4]).check_batch_size(6)
 
 
-def test_auto_is_jit_on_one_device_and_pmap_on_several():
+def test_auto_is_jit_on_any_number_of_devices():
     assert Parallel("auto", jax.devices()[:1]).mode == "jit"
-    assert Parallel("auto", jax.devices()[:4]).mode == "pmap"
+    assert Parallel("auto", jax.devices()[:4]).mode == "jit"

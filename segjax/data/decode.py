@@ -14,7 +14,7 @@ SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
     *(".jp2", ".j2k", ".j2c", ".jpf", ".pbm", ".pgm", ".ppm", ".pnm"),
 }
-# Which files these are is told by their bytes: where they stand, what they are, name, reader.
+# A file's first bytes say what it is: where they stand, what they are, name, reader.
 SIGNATURES = (
     (0, (b"\x89PNG\r\n\x1a\n",), "PNG", readers.read_png),
     (0, (b"\xff\xd8\xff",), "JPEG", readers.read_jpeg),

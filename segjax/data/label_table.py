@@ -74,10 +74,10 @@ class LabelTable:
 
     def to_json(self) -> str:
         """One line of JSON that `from_json` reads back to an equal table."""
-        held = {"colors": self.colors, "void_colors": self.void_colors}
+        mapping = {"colors": self.colors, "void_colors": self.void_colors}
         if not self.colors:
-            held = {"values": self.values, "void": self.void}
-        return json.dumps({"classes": self.names, "palette": self.palette.tolist()} | held)
+            mapping = {"values": self.values, "void": self.void}
+        return json.dumps({"classes": self.names, "palette": self.palette.tolist()} | mapping)
 
     @classmethod
     def of_names(cls, names: Sequence[str]) -> "LabelTable":
@@ -187,8 +187,8 @@ def _parse(spec: dict[str, Any], where: str) -> LabelTable:
     claimed = {*chain.from_iterable(values), *colors}
     # 255 is void by custom, unless a class claims it, as in masks of 0 and 255.
     void = spec.get("void", [] if colors or 255 in claimed else [255])
-    for key, held in (("void", void), ("void_colors", void_colors)):
-        both = sorted(claimed.intersection(held))
+    for key, voids in (("void", void), ("void_colors", void_colors)):
+        both = sorted(claimed.intersection(voids))
         _require(not both, where, key, f"{both} stand for a class and for void")
     palette = np.array(spec.get("palette", colors or default_palette(names)), np.uint8)
     return LabelTable(tuple(names), palette, *map(tuple, (values, void, colors, void_colors)))

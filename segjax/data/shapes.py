@@ -87,8 +87,8 @@ def draw(seed: int, index: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
         inside = _inside(SHAPES[shape], u, v)
         image[inside] = np.where(second[..., None], second_color, first_color)[inside]
         label[inside] = 1 + shape * len(TEXTURES) + texture
-    slope = rng.uniform(-0.3, 0.3, 2)
-    light = 1 + slope[0] * (2 * y / height - 1) + slope[1] * (2 * x / width - 1)
+    gradient = rng.uniform(-0.3, 0.3, 2)
+    light = 1 + gradient[0] * (2 * y / height - 1) + gradient[1] * (2 * x / width - 1)
     image = image * light[..., None] + rng.normal(0, rng.uniform(2, 12), image.shape)
     return {"image": image.clip(0, 255).astype(np.uint8), "label": label}
 

@@ -34,6 +34,7 @@ def widths(size: np.ndarray) -> np.ndarray:
 
 def _over_3x3(x: jax.Array, reduce: Any) -> jax.Array:
     """`reduce` (an associative function of two arrays) over the 3×3 pixels around each."""
+    # Slices are three times as fast as lax.reduce_window on a processor.
     for axis in (1, 2):
         size = x.shape[axis]
         first, last = (lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, size - 1))
@@ -124,17 +125,13 @@ def counts(
     void = label >= num_classes
     truth = jnp.where(void, -1, label.astype(jnp.int16)).astype(jnp.int16)
     guess = jnp.where(void, -1, prediction.astype(jnp.int16)).astype(jnp.int16)
-    rows = jnp.arange(label.shape[1])[None, :, None]
-    columns = jnp.arange(label.shape[2])[None, None]
-    outside = (rows >= size[:, 0, None, None]) | (columns >= size[:, 1, None, None])
-
-    distances = [_distance(c, outside, widths[:, : len(RATIOS)].max()) for c in (truth, guess)]
+    outside, limit = _is_outside(label.shape, size), widths[:, : len(RATIOS)].max()
+    distances = [_distance(classes, outside, limit) for classes in (truth, guess)]
     bands = [[d <= widths[:, i, None, None] for d in distances] for i in range(len(RATIOS))]
     outlines = _outline(truth), _outline(guess)
-    shared = dict(tolerance=widths[:, -1], num_classes=num_classes)
-    found = _found(truth, outlines[0], guess, outlines[1], **shared)
-    right = _found(guess, outlines[1], truth, outlines[0], **shared)
-
+    tolerance = widths[:, -1]
+    found = _found(truth, outlines[0], guess, outlines[1], tolerance, num_classes)
+    right = _found(guess, outlines[1], truth, outlines[0], tolerance, num_classes)
     same = jnp.where(truth == guess, truth, -1)
     both = _tally(same, [near & guess_near for near, guess_near in bands], num_classes)
     label = _tally(truth, [*(near for near, _ in bands), outlines[0], found], num_classes)
@@ -144,6 +141,13 @@ def counts(
         "band": jnp.stack([both, label[:split], guess[:split]], axis=1),
         "outline": jnp.concatenate([guess[split:], label[split:]]),
     }
+
+
+def _is_outside(shape: tuple[int, ...], size: jax.Array) -> jax.Array:
+    """bool [B, H, W], True in the padding of images of `size` [B, 2]."""
+    rows = jnp.arange(shape[1])[None, :, None]
+    columns = jnp.arange(shape[2])[None, None]
+    return (rows >= size[:, 0, None, None]) | (columns >= size[:, 1, None, None])
 
 
 def _tally(classes: jax.Array, flags: list[jax.Array], num_classes: int) -> jax.Array:
@@ -165,6 +169,20 @@ def metrics(counts: dict[str, np.ndarray]) -> dict[str, float | np.ndarray]:
       boundary_iou_0.02, boundary_iou_0.005, boundary_f_0.0075: float64 [C], NaN where a class has
         an edge neither in the labels nor in the predictions.
       mean_boundary_iou_0.02, …: their means over the other classes.
+
+    Example:
+      A square of 32×32 pixels, predicted two pixels too far to the right:
+
+      >>> import jax.numpy as jnp, numpy as np
+      >>> from segjax.evaluation import boundary
+      >>> label = jnp.zeros((1, 64, 64), jnp.uint8).at[:, 16:48, 16:48].set(1)
+      >>> size = np.array([[64, 64]])
+      >>> counts = boundary.counts(
+      ...     label, jnp.roll(label, 2, axis=2), size, boundary.widths(size), num_classes=2
+      ... )
+      >>> scores = boundary.metrics({name: np.asarray(x) for name, x in counts.items()})
+      >>> scores["boundary_iou_0.02"].round(3).tolist()
+      [0.699, 0.333]
     """
     per_class = {}
     for name, (both, label, prediction) in zip(NAMES, counts["band"], strict=True):

@@ -21,6 +21,18 @@ def confusion_matrix(label: jax.Array, prediction: jax.Array, num_classes: int) 
 
     Returns:
       int32 [C, C], rows are labels, columns predictions. Sum over batches in int64, on the host.
+
+    Raises:
+      TypeError: where an array holds no integers.
+      ValueError: where the two shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from segjax.evaluation import iou
+      >>> label = jnp.array([[0, 0, 1, 255]])
+      >>> prediction = jnp.array([[0, 1, 1, 0]])
+      >>> iou.confusion_matrix(label, prediction, num_classes=2).tolist()
+      [[1, 1], [0, 1]]
     """
     for name, array in (("label", label), ("prediction", prediction)):
         if not jnp.issubdtype(array.dtype, jnp.integer):
@@ -47,6 +59,14 @@ def metrics(confusion: np.ndarray) -> dict[str, float | np.ndarray]:
       pixel_accuracy: share of the labelled pixels that are right.
       iou, accuracy (recall), dice: float64 [C], NaN where undefined.
       A mean over no class is NaN.
+
+    Example:
+      >>> from segjax.evaluation import iou
+      >>> scores = iou.metrics([[1, 1], [0, 1]])
+      >>> scores["iou"].tolist(), scores["mean_iou"]
+      ([0.5, 0.5], 0.5)
+      >>> round(scores["pixel_accuracy"], 3)
+      0.667
     """
     confusion = np.asarray(confusion, np.int64)
     correct = np.diagonal(confusion)

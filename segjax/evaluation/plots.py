@@ -21,19 +21,19 @@ WRONG = (230, 25, 45)
 SPLITS = (("train", "training", "#1f6fb4"), ("val", "validation", "#e0691a"))
 
 
-def training_curves(history: Sequence[dict[str, float]], path: str | Path) -> None:
+def training_curves(epochs: Sequence[dict[str, float]], path: str | Path) -> None:
     """Draws accuracy and loss, training against validation, by epoch.
 
     Args:
-      history: a row per epoch with epoch, train_loss, train_accuracy, train_mean_iou and, where an
+      epochs: a row per epoch with epoch, train_loss, train_accuracy, train_mean_iou and, where an
         evaluation ran, val_loss, val_accuracy, val_mean_iou.
     """
     figure = Figure(figsize=(12, 4.5), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2)
     left.set(title="Training vs validation accuracy", ylim=(0, 1.02))
-    _curves(left, history, {"accuracy": "pixel accuracy", "mean_iou": "mean IoU"})
+    _curves(left, epochs, {"accuracy": "pixel accuracy", "mean_iou": "mean IoU"})
     right.set(title="Training vs validation loss")
-    _curves(right, history, {"loss": "loss"})
+    _curves(right, epochs, {"loss": "loss"})
     figure.savefig(make_parent(path))
 
 
@@ -116,11 +116,11 @@ def confusion_picture(confusion: np.ndarray, names: Sequence[str], path: str | P
     figure.savefig(make_parent(path))
 
 
-def _curves(axes: Axes, history: Sequence[dict[str, float]], quantities: dict[str, str]) -> None:
+def _curves(axes: Axes, epochs: Sequence[dict[str, float]], quantities: dict[str, str]) -> None:
     ends = []
     for (quantity, name), style in zip(quantities.items(), (".-", ".--"), strict=False):
         for split, word, colour in SPLITS:
-            values = [(row["epoch"], row.get(f"{split}_{quantity}")) for row in history]
+            values = [(row["epoch"], row.get(f"{split}_{quantity}")) for row in epochs]
             points = [(x, y) for x, y in values if y is not None and math.isfinite(y)]
             if points:
                 x, y = zip(*points, strict=True)

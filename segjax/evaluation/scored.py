@@ -70,11 +70,11 @@ def find(
     _require_classes(report.table, table, config.root, same_values=True)
     workdir.require_division(folder, report.divided)
     if _recorded_of(recorded, split) and not _is_recorded(report, split, recorded):
-        held = recorded["num_images"][split]
+        then = recorded["num_images"][split]
         log.warning(
             "%s is not what it was when the run was trained: %d images then, %d now, or other "
             "pixels or labels",
-            *(split, held, report.num_images[split]),
+            *(split, then, report.num_images[split]),
         )
     return Scored(split, split, config, report)
 
@@ -102,8 +102,8 @@ def _moved(
     try:
         if config.source == "folder":
             config.classes = _table_of(Path(config.root), table).to_json()
-        held = recorded["num_images"][split] + len(recorded["skipped"][split])
-        if len(build_source(config, split)) != held:
+        then = recorded["num_images"][split] + len(recorded["skipped"][split])
+        if len(build_source(config, split)) != then:
             return None
         report = _checked(config, split)
     except (DataError, ConfigError):  # raised again by _of_root

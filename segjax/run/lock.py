@@ -39,7 +39,7 @@ def hold(folder: Path, devices: Parallel) -> Iterator[None]:
     if devices.is_first:
         try:
             file = _take(folder)
-        except (ConfigError, OSError) as caught:  # a full disk, too, is told to the others
+        except (ConfigError, OSError) as caught:  # a full disk, too, stops all processes
             error = caught
     try:
         if devices.any(error is not None):
@@ -102,12 +102,12 @@ def _is_at(path: Path, file: TextIO) -> bool:
 
 def _release(folder: Path, file: TextIO) -> None:
     if _is_at(folder / NAME, file):
-        (folder / NAME).unlink(missing_ok=True)  # while it is held: nobody else can have taken it
+        (folder / NAME).unlink(missing_ok=True)  # nobody else can have locked it yet
     file.close()
 
 
 def _remove_contents(folder: Path, made: list[Path]) -> None:
-    """Removes what a start that failed has made, while the lock is held."""
+    """Removes what a start that failed has made, while the lock is kept."""
     if folder in made:
         (folder / "data.json").unlink(missing_ok=True)
     with suppress(OSError):  # missing, or not empty

@@ -46,7 +46,7 @@ def _mesh(devices: list[jax.Device]) -> jax.sharding.Mesh:
 
 
 class Parallel:
-    """How steps are compiled and arrays are placed: `auto` is pmap if there are several devices."""
+    """How steps are compiled and arrays are placed; `auto` is jit, over a mesh of all devices."""
 
     def __init__(self, mode: str = "auto", devices: list[jax.Device] | None = None) -> None:
         if mode not in MODES:
@@ -59,9 +59,7 @@ class Parallel:
             raise ConfigError(
                 f"the processes have {sorted(counts.values())} devices; give all of them as many"
             )
-        if mode == "auto":
-            mode = "pmap" if len(self.devices) > 1 else "jit"
-        self.mode = mode
+        self.mode = mode = "jit" if mode == "auto" else mode
         self.axis_name = AXIS if mode == "pmap" else None
         self._replicated = NamedSharding(_mesh(self.devices), PartitionSpec())
         # pmap takes what its own process's devices get, jit the whole.
@@ -113,7 +111,8 @@ class Parallel:
 
     def replicate(self, tree: Any) -> Any:
         """A tree that every process has, to a copy on every device; the host needs one only."""
-        # From the host: other processes' devices take nothing from this one's.
+        # From the host: other processes' devices take nothing from this one's. Not by
+        # jax.device_put, which sends all of it between the processes to compare it.
         return jax.tree.map(self._on_every_device, jax.device_get(tree))
 
     def _on_every_device(self, x: np.ndarray) -> jax.Array:

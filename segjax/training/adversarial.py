@@ -74,6 +74,9 @@ def soften(label: jax.Array, probabilities: jax.Array, amount: float) -> jax.Arr
     return mask_void(target * certain + rest, label)
 
 
+binary_cross_entropy = optax.sigmoid_binary_cross_entropy
+
+
 def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
     return global_sum(x.sum(), axis_name) / global_sum(jnp.float32(x.size), axis_name)
 
@@ -89,7 +92,7 @@ def discriminator_loss(
       real, fake: scores of any shape.
     """
     both = {
-        "vanilla": lambda: (jax.nn.softplus(-real), jax.nn.softplus(fake)),
+        "vanilla": lambda: (binary_cross_entropy(real, 1), binary_cross_entropy(fake, 0)),
         "lsgan": lambda: ((real - 1) ** 2, fake**2),
         "hinge": lambda: (jax.nn.relu(1 - real), jax.nn.relu(1 + fake)),
     }[objective]()
@@ -102,7 +105,7 @@ def segmenter_loss(objective: str, fake: jax.Array, axis_name: str | None = None
     For vanilla the form that does not saturate, -log D; for lsgan without the paper's factor ½.
     """
     each = {
-        "vanilla": lambda: jax.nn.softplus(-fake),
+        "vanilla": lambda: binary_cross_entropy(fake, 1),
         "lsgan": lambda: (fake - 1) ** 2,
         "hinge": lambda: -fake,
     }[objective]()

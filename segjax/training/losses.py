@@ -31,16 +31,28 @@ def cross_entropy(
     """Mean of -w_c (1 - p_c)^γ log p_c over labelled pixels, divided by the sum of the w_c.
 
     γ = 0 is cross entropy; γ > 0 the focal loss (Lin et al., "Focal Loss for Dense Object
-    Detection", ICCV 2017, equation 5). Label smoothing shares a part of every label among all
-    classes.
+    Detection", ICCV 2017, equation 5). Label smoothing shares a part of each label among all.
+
+    Args:
+      class_weights: float32 [C], the w_c; None: 1 for every class.
+      label_smoothing: in [0, 1); gamma: γ, at least 0.
+
+    Returns:
+      A function of logits float [B, H, W, C] and labels uint8 [B, H, W]; its value is float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from segjax.training import losses
+      >>> logits = jnp.zeros((1, 1, 2, 4))
+      >>> label = jnp.array([[[3, 255]]], jnp.uint8)
+      >>> round(float(losses.cross_entropy()(logits, label)), 4)  # log(4)
+      1.3863
     """
 
     def sums(logits: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
         target, mask = _one_hot(logits, label)
         log_p = jax.nn.log_softmax(logits)
-        weight = mask.astype(jnp.float32)
-        if class_weights is not None:
-            weight = target @ class_weights
+        weight = mask.astype(jnp.float32) if class_weights is None else target @ class_weights
         smooth = optax.smooth_labels(target, label_smoothing) if label_smoothing else target
         if gamma:
             # Not 0: where p is 1, a power below 1 has an infinite gradient.
@@ -71,7 +83,19 @@ def _dice_value(sums: dict[str, jax.Array]) -> jax.Array:
 def dice() -> Loss:
     """1 - mean over classes present of 2 Σ p·t / (Σ p + Σ t), sums over the global batch or split.
 
+    Here p are the softmax's probabilities and t the one-hot labels of the labelled pixels.
     Milletari et al., "V-Net", 3DV 2016, per class, without squares.
+
+    Returns:
+      A function of logits float [B, H, W, C] and labels uint8 [B, H, W]; its value is in [0, 1].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from segjax.training import losses
+      >>> logits = jnp.zeros((1, 1, 2, 2))
+      >>> label = jnp.array([[[0, 1]]], jnp.uint8)
+      >>> round(float(losses.dice()(logits, label)), 4)
+      0.5
     """
     return Loss(_dice_sums, _dice_value)
 
@@ -106,6 +130,17 @@ def lovasz() -> Loss:
     """Lovász-softmax, per image, mean over the classes present in it, then over images.
 
     Berman et al., "The Lovász-Softmax loss", CVPR 2018, equations 8 and 9 (`per_image=True`).
+
+    Returns:
+      A function of logits float [B, H, W, C] and labels uint8 [B, H, W]; its value is in [0, 1].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from segjax.training import losses
+      >>> label = jnp.array([[[0, 1]]], jnp.uint8)
+      >>> wrong = jnp.array([[[[0.0, 50.0], [50.0, 0.0]]]])
+      >>> [round(float(losses.lovasz()(logits, label)), 4) for logits in (wrong, -wrong)]
+      [1.0, 0.0]
     """
     return Loss(_lovasz_sums, _lovasz_value)
 

@@ -63,10 +63,10 @@ def record(image: Path, mask: Path, table: str) -> dict[str, bytes]:
     example = decode_example(content, mask_content, TABLES[table], str(image), str(mask)).example
     # TFDS reads no GIF, and a palette as it likes, whatever the files are called.
     if not content.startswith(JPEG):
-        held = read(content, str(image))
-        if held.largest != 255:
+        found = read(content, str(image))
+        if found.largest != 255:
             raise DataError(
-                f"{image}: {held.kind}; TFDS keeps 8 bits: train on the files (source=folder)"
+                f"{image}: {found.kind}; TFDS keeps 8 bits: train on the files (source=folder)"
             )
         content = cv2.imencode(".png", example["image"][..., ::-1])[1].tobytes()
     # TFDS reads a palette PNG back as colours, so ids are stored as grey values.
