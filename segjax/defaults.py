@@ -13,8 +13,8 @@ def get_config() -> ConfigDict:
     config.num_epochs = 100
     # Over all devices together. An epoch is as many whole batches as the training images give.
     config.batch_size = 16
-    # jit (over a mesh of all devices) or pmap. auto is jit: JAX develops it and only maintains pmap,
-    # and it was faster on a CPU as 2 or 4 devices (experiments/throughput, "Several devices").
+    # jit (over a mesh of all devices) or pmap. auto is jit: JAX only maintains pmap, and jit was
+    # faster on a CPU as 2 or 4 devices (experiments/throughput, "Several devices").
     config.parallel = "auto"
     # Steps between two log lines and TensorBoard points.
     config.log_every = 20
