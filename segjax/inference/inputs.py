@@ -101,12 +101,7 @@ def find_images(
         raise DataError(
             f"--input {pattern}: no such image, and no pattern or folder of images{others}"
         )
-    names = [p.relative_to(base) for p in files]
-    stems = Counter(name.with_suffix("") for name in names)
-    results = [
-        output / (f"{name}.png" if stems[name.with_suffix("")] > 1 else name.with_suffix(".png"))
-        for name in names
-    ]
+    results = [output / name for name in _names_of_results([p.relative_to(base) for p in files])]
     written = results + [overlay_of(result) for result in results if overlay]
     lost = _not_ours(files, written, results if probabilities else [])
     if lost:
@@ -118,6 +113,15 @@ def find_images(
         raise ConfigError(f"--input {pattern}: two images would become one file; name them apart")
     require_own(output)
     return Inputs(dict(zip(files, results, strict=True)), unused)
+
+
+def _names_of_results(names: list[Path]) -> list[str]:
+    """a/b.png for a/b.jpg; a/b.jpg.png where there is another a/b."""
+    stems = Counter(name.with_suffix("") for name in names)
+    return [
+        f"{name}.png" if stems[name.with_suffix("")] > 1 else str(name.with_suffix(".png"))
+        for name in names
+    ]
 
 
 def _not_ours(files: list[Path], written: list[Path], with_arrays: list[Path]) -> list[Path]:
