@@ -4,6 +4,8 @@ The encoder here has three features and not five, layer norm and so no batch sta
 stride of 8 and dropout.
 """
 
+import json
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -48,13 +50,36 @@ class Toy(nn.Module):
         return features
 
 
+class Sum(nn.Module):
+    """The features, enlarged to stride 1 and added up after a dense layer each; no norm."""
+
+    width: int
+    strides: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, features, train):
+        layers = [nn.Dense(self.width, name=f"dense{stride}") for stride in self.strides]
+        return sum(
+            layer(x).repeat(stride, 1).repeat(stride, 2)
+            for layer, x, stride in zip(layers, features, self.strides, strict=True)
+        )
+
+    def is_decayed(self, params):
+        return jax.tree.map(lambda _: False, params)
+
+
 def build_toy(config, axis_name, dtype):
     return Toy(config.width, config.rate)
+
+
+def build_sum(config, strides, axis_name, dtype):
+    return Sum(config.width, tuple(strides))
 
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
     monkeypatch.setitem(models.ENCODERS, "toy", build_toy)
+    monkeypatch.setitem(models.DECODERS, "sum", build_sum)
 
 
 @pytest.fixture
@@ -113,12 +138,26 @@ def test_dropout_is_a_function_of_the_keys_and_of_training(config):
     assert float(dropped.mean()) == pytest.approx(1, abs=0.05)
 
 
-def test_it_resumes_exactly_predicts_and_is_exported(config, tmp_path, monkeypatch):
+def use_sum(config):
+    config.model.update(name="sum", sum=ConfigDict({"width": 8}))
+    config.model.unet.channels = (256, 128, 64, 32, 16)  # the default
+
+
+@pytest.mark.parametrize("decoder", ["unet", "sum"])
+def test_it_resumes_exactly_predicts_and_is_exported(decoder, config, tmp_path, monkeypatch):
+    if decoder == "sum":
+        use_sum(config)
     whole, _ = loop.train_and_evaluate(config, tmp_path / "whole")
+    assert bool(whole.batch_stats) == (decoder == "unet")
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3)
         with pytest.raises(Interrupted):
             loop.train_and_evaluate(config, tmp_path / "run")
+    if decoder == "sum":  # as if the other families had come later
+        path = tmp_path / "run" / "config.json"
+        stored = json.loads(path.read_text())
+        del stored["model"]["unet"], stored["model"]["mobilenet_v2"]
+        path.write_text(json.dumps(stored))
     resumed, _ = loop.train_and_evaluate(config, tmp_path / "run")
     assert_equal_trees(whole.params, resumed.params)
     model = predictor.load(tmp_path / "run")
@@ -138,6 +177,30 @@ def test_norms_and_biases_of_any_family_are_not_decayed(config):
         assert decayed == (path[-1].key == "kernel"), path
 
 
+def test_a_decoder_says_itself_what_is_decayed(config):
+    use_sum(config)
+    model = models.build(config.model, 3)
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    decayed = model.is_decayed(params)
+    assert decayed["encoder"]["conv0"]["kernel"] and decayed["head"]["kernel"]
+    assert not any(jax.tree.leaves(decayed["decoder"]))
+
+
+@pytest.mark.parametrize(("encoder", "count"), [("mobilenet_v2", 5), ("toy", 3)])
+def test_encoders_publish_what_they_give_and_every_feature_is_used(encoder, count, config):
+    config.model.encoder = encoder
+    config.model.unet.channels = (8,) * count
+    model = models.build(config.model, 3)
+    key, image = jax.random.key(0), jnp.zeros((1, 64, 32, 3))
+    features, _ = jax.eval_shape(lambda x: model.encoder.init_with_output(key, x, False), image)
+    published = zip(model.encoder.strides, model.encoder.channels, strict=True)
+    assert [x.shape for x in features] == [(1, 64 // s, 32 // s, c) for s, c in published]
+    features = [jax.random.normal(key, x.shape) for x in features]
+    variables = model.decoder.init(key, features, False)
+    gradients = jax.grad(lambda x: model.decoder.apply(variables, x, False).sum())(features)
+    assert all((gradient != 0).any() for gradient in gradients)
+
+
 def test_fields_of_a_family_that_is_not_chosen_are_refused(config):
     config.model.mobilenet_v2.width = 0.5
     with pytest.raises(ConfigError, match=r"config.model.mobilenet_v2.width is 0.5.* toy under"):
@@ -147,4 +210,16 @@ def test_fields_of_a_family_that_is_not_chosen_are_refused(config):
 def test_a_decoder_needs_a_channel_for_every_doubling(config):
     config.model.unet.channels = (8, 8, 8, 8, 8)
     with pytest.raises(ConfigError, match=r"it needs 3 whole numbers .* from stride 8"):
+        models.build(config.model, 3)
+
+
+def test_a_u_net_needs_strides_that_are_powers_of_two(config, monkeypatch):
+    monkeypatch.setattr(Toy, "strides", (2, 6, 12))
+    with pytest.raises(ConfigError, match=r"name is 'unet', .* encoder are \(2, 6, 12\)"):
+        models.build(config.model, 3)
+
+
+def test_a_family_that_is_not_known_is_refused(config):
+    config.model.name = "fpn"
+    with pytest.raises(ConfigError, match=r"model.name is 'fpn'; choose one of \('unet', 'sum'\)"):
         models.build(config.model, 3)

@@ -54,6 +54,7 @@ def _require_unchanged(config: ConfigDict, others: set[str]) -> None:
     known = defaults.get_config().model
     for section in sorted(others & set(config) & set(known)):
         for field, value in config[section].items():
+            value = tuple(value) if isinstance(value, list) else value  # config.json has lists
             if value != known[section][field]:
                 raise ConfigError(
                     f"config.model.{section}.{field} is {value!r}, but the network is "

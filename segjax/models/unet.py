@@ -73,6 +73,11 @@ def build(config: ConfigDict, strides: Sequence[int], **shared: Any) -> Decoder:
         raise ConfigError(
             f"config.model.unet.upsample is {config.upsample!r}; choose one of {UPSAMPLE}"
         )
+    if any(stride & (stride - 1) for stride in strides):
+        raise ConfigError(
+            f"config.model.name is 'unet', which takes features of strides 1, 2, 4, 8, …; those of "
+            f"the encoder are {tuple(strides)}; choose another decoder"
+        )
     channels, doublings = tuple(config.channels), int(math.log2(max(strides)))
     are_whole = all(isinstance(n, int) and n >= 1 for n in channels)
     if len(channels) != doublings or not are_whole:

@@ -11,6 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
+from segjax import defaults
 from segjax.data.counts import Report
 from segjax.data.label_table import LabelTable
 from segjax.errors import ConfigError, DataError
@@ -30,8 +31,22 @@ FREE = {
 }
 
 
+def _flatten(config: dict) -> dict[str, object]:
+    """{"optim": {"name": "sgd"}} to {"optim.name": "sgd"}."""
+    return flatten_dict(config, sep=".")
+
+
+def as_json(config: ConfigDict) -> dict:
+    """The configuration as config.json holds it."""
+    return json.loads(config.to_json_best_effort())
+
+
+# The sections of families: a run that has not that of one is not made of it.
+_model = _flatten(as_json(defaults.get_config().model))
+FAMILIES = {f"model.{field}": value for field, value in _model.items() if "." in field}
 # Fields that came later, with the values that give what the runs without them were.
 LATER = {
+    **FAMILIES,
     "checkpoint_minutes": 0.0,
     "model.name": "unet",
     "model.encoder": "mobilenet_v2",
@@ -85,16 +100,6 @@ def _read_json(path: Path) -> dict:
         raise DataError(
             f"{path} is damaged ({error}); restore it, or use another --workdir"
         ) from error
-
-
-def _flatten(config: dict) -> dict[str, object]:
-    """{"optim": {"name": "sgd"}} to {"optim.name": "sgd"}."""
-    return flatten_dict(config, sep=".")
-
-
-def as_json(config: ConfigDict) -> dict:
-    """The configuration as config.json holds it."""
-    return json.loads(config.to_json_best_effort())
 
 
 def deciding_fields(config: ConfigDict) -> dict:
