@@ -283,7 +283,7 @@ def test_a_step_that_was_compiled_counts_for_nothing(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize(("start", "compiled"), [(0, [1, 5]), (2, [3, 5]), (4, [5]), (6, [7])])
-def test_both_programs_of_a_run_with_a_discriminator_are_told(start, compiled):
+def test_both_programs_of_a_run_with_a_discriminator_are_announced(start, compiled):
     steps = SimpleNamespace(gan=SimpleNamespace(start_step=4))
     run = SimpleNamespace(start_step=start, compiled=steps)
     assert [n for n in range(start + 1, 9) if loop.Trainer.compiles(run, n)] == compiled

@@ -162,7 +162,7 @@ class Trainer:
         """Saves the state and what the curves and the running epoch need.
 
         Without a score, a step that is there already stays as it is, with the score that it has.
-        TrainingError where the state is not finite: what is saved can be trained from and shipped.
+        TrainingError where the state is not finite: what is saved can be trained from and exported.
         """
         host_state = self.devices.unreplicate(train_state)
         step = int(host_state.step)
