@@ -127,6 +127,13 @@ def test_features_and_logits_are_those_of_the_library(library, file_of):
         assert expected.std() > 0.1  # or equality would say little
 
 
+def test_weights_of_another_encoder_are_refused(file_of):
+    config = configured(file_of("timm"))
+    config.model.encoder = "mit"
+    with pytest.raises(ConfigError, match=r"of MobileNetV2, and config.model.encoder is 'mit'"):
+        pretrained.with_conventions(config, Path("absent"))
+
+
 def test_conventions_of_the_library_come_along(file_of, caplog):
     caplog.set_level("INFO", "segjax")
     config = configured(file_of("keras"))

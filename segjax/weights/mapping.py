@@ -48,6 +48,7 @@ class Row(NamedTuple):
 class Source(NamedTuple):
     """What a library saves of a network.
 
+    encoder: the value of config.model.encoder that is this network.
     mark: a tensor that its files have, and no other's.
     rows: one for every tensor that has a place in segjax.
     classifier: how the names of tensors begin that have none.
@@ -59,6 +60,7 @@ class Source(NamedTuple):
 
     library: str
     network: str
+    encoder: str
     mark: str
     rows: tuple[Row, ...]
     classifier: tuple[str, ...]

@@ -26,6 +26,7 @@ from segjax.weights.mapping import (
 )
 from segjax.weights.tensor_files import Tensors
 
+NETWORK = "MobileNetV2", "mobilenet_v2"
 EPSILON_FIELD, PADDING_FIELD = "mobilenet_v2.norm_epsilon", "mobilenet_v2.padding"
 TORCH = {
     "mean": (123.675, 116.28, 103.53),
@@ -101,7 +102,7 @@ def _torch_source(
     ]
     mark = rows[0].name
     rows = (*rows, *others)
-    return Source(library, "MobileNetV2", mark, rows, (classifier,), TORCH, STEM, remedy)
+    return Source(library, *NETWORK, mark, rows, (classifier,), TORCH, STEM, remedy)
 
 
 def _keras_source() -> Source:
@@ -110,14 +111,12 @@ def _keras_source() -> Source:
         kernel = DEPTHWISE_KERAS if layer.endswith("/depthwise") else SAME_4D
         rows += conv_norm(layer, *names, kernel, KERAS_NAMES, "/")
     classifier = ("predictions/", "Logits/")
-    return Source(
-        "Keras", "MobileNetV2", "Conv1/kernel", tuple(rows), classifier, KERAS, STEM, remedy
-    )
+    return Source("Keras", *NETWORK, "Conv1/kernel", tuple(rows), classifier, KERAS, STEM, remedy)
 
 
 def remedy(variable: str, loaded: dict[str, Any], target: dict[str, Any]) -> str:
     """What to set where a variable has another shape in the file: see `Source`."""
-    if variable.startswith("params/decoder/"):
+    if variable.split("/")[1] == "decoder":
         channels = [loaded[f"params/decoder/block{i}_conv0/norm/scale"].size for i in range(5)]
         return f"set config.model.unet.channels={tuple(channels)} and upsample=nearest"
     width = _width(loaded)

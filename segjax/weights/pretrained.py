@@ -31,6 +31,7 @@ def with_conventions(config: ConfigDict, folder: Path) -> ConfigDict:
     Fields of config.model (mean, std, the encoder's epsilon and padding) become those of the
     library that the file comes from, whatever they were: with others its weights would compute
     something else. A run that is resumed has them in its config.json, and needs the file no more.
+    Raises ConfigError where the file is of another encoder.
     """
     if not config.pretrained.path:
         return config
@@ -42,8 +43,13 @@ def with_conventions(config: ConfigDict, folder: Path) -> ConfigDict:
         fields = {name: found[name] for name in found.keys() & names}
     else:
         own = tensor_files.read_header(path)  # segjax's files say how they were trained
-        conventions = recognise(path, tensor_files.read(path)).conventions
-        fields = {name: own.get(name, value) for name, value in conventions.items()}
+        source = recognise(path, tensor_files.read(path))
+        if source.encoder != config.model.encoder:
+            raise ConfigError(
+                f"{path} has the weights of {source.network}, and config.model.encoder is "
+                f"{config.model.encoder!r}; set it to {source.encoder!r}, or take another file"
+            )
+        fields = {name: own.get(name, value) for name, value in source.conventions.items()}
     for name, value in sorted(fields.items()):
         value = tuple(value) if isinstance(value, list | tuple) else value
         if value != _fields(config.model)[name]:
@@ -101,7 +107,7 @@ def load(
         if name.startswith(source.classifier) or name.endswith(COUNTER) or names.get(name) in new
     }
     _require_all_explained(path, source, tensors.keys() - dropped, target.keys() - new)
-    loaded = source.read(tensors, tensors.keys() - dropped)
+    loaded = source.read(tensors, [name for name in tensors if name not in dropped])
     loaded[source.stem] = with_three_channels(path, loaded[source.stem], channels)
     _require_same_shapes(path, source, loaded, target)
     log.info("%s", _table(path, source, loaded, dropped, new))
