@@ -7,6 +7,7 @@
 `python -m segjax COMMAND` is the same, and so is `python -m segjax.COMMAND` (train: segjax.main).
 """
 
+import os
 import runpy
 import sys
 from difflib import get_close_matches
@@ -32,6 +33,7 @@ def main() -> None:
     elif command in COMMANDS:
         module = "main" if command == "train" else command
         sys.argv[1:] = arguments
+        sys.path.insert(0, os.getcwd())  # for the imports of a configuration, as with python -m
         runpy.run_module(f"segjax.{module}", run_name="__main__", alter_sys=True)
     elif command in ("--help", "-h", "help"):
         table = "\n".join(f"  {name:<10}{does}" for name, does in COMMANDS.items())

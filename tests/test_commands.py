@@ -164,3 +164,12 @@ def test_fields_are_changed_by_name():
         recipes.changed(config, {"optim.lr": 0.5})
     with pytest.raises(ConfigError, match="num_epochs"):
         recipes.changed(config, {"num_epochs": "many"})
+
+
+@pytest.mark.parametrize("name", ["check", "prepare"])
+def test_the_commands_of_before_say_what_they_are_called_now(name):
+    done = subprocess.run(
+        [sys.executable, "-m", f"segjax.data.{name}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert f"python -m segjax.{name} now" in done.stderr

@@ -168,3 +168,7 @@ def _fingerprint(config: ConfigDict, sources: dict[str, Source]) -> str:
     fields = sorted(Report.__dataclass_fields__)  # earlier versions counted less
     content = json.dumps([config.to_json_best_effort(), tables, files, fields])
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    raise SystemExit("Error: the command is python -m segjax.check now")

@@ -47,3 +47,7 @@ def prepare(
         raise ConfigError(f"{dataset} becomes a folder of links; say where with --output")
     path = link.link(dataset, source, output)
     return path, f"{flags} --config.data.root={path}"
+
+
+if __name__ == "__main__":
+    raise SystemExit("Error: the command is python -m segjax.prepare now")

@@ -5,6 +5,7 @@ With config.json and classes.json in place, evaluation, prediction and export ne
 
 import json
 import logging
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -77,13 +78,18 @@ MOVED = {
 DEFAULTS = {"data.divide": "shares", "data.subfolders": True, "optim.sgd_decay": "l2"}
 
 
+@cache
+def _say_moved(path: Path, fields: str) -> None:
+    """Once for each file, which is read several times."""
+    log.info("%s is of an earlier version; fields read under their new names: %s", path, fields)
+
+
 def _read_config(workdir: Path) -> dict:
     fields = _flatten(_read_json(workdir / "config.json"))
     moved = {field: fields.pop(field) for field in MOVED.keys() & fields.keys()}
     if moved:
-        log.info(
-            "%s is of an earlier version; these fields are read under their new names: %s",
-            *(workdir / "config.json", ", ".join(sorted(MOVED[field] for field in moved))),
+        _say_moved(
+            (workdir / "config.json").absolute(), ", ".join(sorted(MOVED[field] for field in moved))
         )
     fields |= {MOVED[field]: value for field, value in moved.items()}
     config = unflatten_dict(LATER | fields, sep=".")
