@@ -2,6 +2,15 @@
 
 from ml_collections import ConfigDict
 
+# Fields that had other names in earlier versions: their work directories are read by this table.
+MOVED = {
+    "model.width": "model.mobilenet_v2.width",
+    "model.norm_epsilon": "model.mobilenet_v2.norm_epsilon",
+    "model.padding": "model.mobilenet_v2.padding",
+    "model.decoder_channels": "model.unet.channels",
+    "model.upsample": "model.unet.upsample",
+}
+
 
 def get_config() -> ConfigDict:
     """The defaults; complete, so that a field that is not here is a typing error."""

@@ -52,6 +52,7 @@ def split_errors(done):
             [QUICKSTART, "--config.optim.lr=1"],
             ["optim.lr: no", "mean --config.optim.learning_rate"],
         ),
+        ([QUICKSTART, "--config.model.decoder_channels=8"], ["mean --config.model.unet.channels?"]),
         ([QUICKSTART, "--config.classes=camvid"], ["mean --config.data.classes?"]),
         ([QUICKSTART, "--confg.batch_size=2"], ["confg.batch_size", "mean --config.batch_size?"]),
         ([QUICKSTART, "--batch_size=2"], ["'batch_size'", "mean --config.batch_size or"]),

@@ -12,6 +12,7 @@ import jax
 import pytest
 from matplotlib.figure import Figure
 
+from segjax.defaults import MOVED
 from segjax.errors import ConfigError, Interrupted, InUseError, TrainingError
 from segjax.run import workdir
 from segjax.training import loop
@@ -163,7 +164,7 @@ def test_a_sweep_goes_on_with_other_values_and_ends_when_enough_are_finished(tin
 def test_a_study_of_before_fields_were_moved_goes_on(tiny, monkeypatch):
     folders = pretend(monkeypatch, lambda config: 0.5)
     trials.run(replace(tiny, trials=1))
-    names = {f"config.{new}": f"config.{old}" for old, new in workdir.MOVED.items()}
+    names = {f"config.{new}": f"config.{old}" for old, new in MOVED.items()}
     later = {f"config.{field}" for field in workdir.LATER} - names.keys()
     with study.open_study(tiny) as opened:
         recorded = opened.user_attrs[study.COMMAND]

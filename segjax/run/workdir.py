@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from segjax import defaults
 from segjax.data.counts import Report
 from segjax.data.label_table import LabelTable
+from segjax.defaults import MOVED
 from segjax.errors import ConfigError, DataError
 from segjax.runtime.files import expand_config, read_text, write_json
 
@@ -64,16 +65,6 @@ LATER = {
     "optim.sgd_decay": "decoupled",
 }
 
-
-# Fields that have other names today.
-MOVED = {
-    "model.width": "model.mobilenet_v2.width",
-    "model.norm_epsilon": "model.mobilenet_v2.norm_epsilon",
-    "model.padding": "model.mobilenet_v2.padding",
-    "model.decoder_channels": "model.unet.channels",
-    "model.upsample": "model.unet.upsample",
-}
-
 # Those of LATER whose default is another today.
 DEFAULTS = {"data.divide": "shares", "data.subfolders": True, "optim.sgd_decay": "l2"}
 
@@ -88,9 +79,8 @@ def _read_config(workdir: Path) -> dict:
     fields = _flatten(_read_json(workdir / "config.json"))
     moved = {field: fields.pop(field) for field in MOVED.keys() & fields.keys()}
     if moved:
-        _say_moved(
-            (workdir / "config.json").absolute(), ", ".join(sorted(MOVED[field] for field in moved))
-        )
+        names = ", ".join(sorted(MOVED[field] for field in moved))
+        _say_moved((workdir / "config.json").absolute(), names)
     fields |= {MOVED[field]: value for field, value in moved.items()}
     config = unflatten_dict(LATER | fields, sep=".")
     expand_config(config)

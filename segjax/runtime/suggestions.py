@@ -6,6 +6,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from segjax.defaults import MOVED
+
 MOST = 3
 
 
@@ -19,7 +21,9 @@ def fields(config: ConfigDict, prefix: str = "") -> Iterator[str]:
 
 
 def of_field(wanted: str, config: ConfigDict) -> list[str]:
-    """Fields alike: in spelling, of that name in another section, or with these initials (lr)."""
+    """Today's name of a field, or fields alike: in spelling, by name, by initials (lr)."""
+    if wanted in MOVED:
+        return [MOVED[wanted]]
     name = wanted.rpartition(".")[2]
     known = sorted(fields(config), key=lambda field: -SequenceMatcher(None, field, wanted).ratio())
     last = {field: field.rpartition(".")[2] for field in known}

@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from segjax.defaults import MOVED
 from segjax.errors import ConfigError
 from segjax.run import workdir
 
@@ -133,7 +134,7 @@ def _name_today(name: str) -> str:
     Those of --search stay: Optuna knows the values of earlier trials by them.
     """
     section, dot, field = name.partition(".")
-    return section + dot + workdir.MOVED.get(field, field) if section == "config" else name
+    return section + dot + MOVED.get(field, field) if section == "config" else name
 
 
 def number_of(trial: optuna.Trial | FrozenTrial) -> int:
