@@ -56,6 +56,7 @@ def _pretrained() -> ConfigDict:
 
 
 def _data() -> ConfigDict:
+    """As long as there are fields."""
     data = ConfigDict()
     # shapes (procedural), folder (images and masks in ROOT), tfds (prepared as ArrayRecord).
     data.source = "folder"

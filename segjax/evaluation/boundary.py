@@ -34,7 +34,7 @@ def widths(size: np.ndarray) -> np.ndarray:
 
 def _over_3x3(x: jax.Array, reduce: Any) -> jax.Array:
     """`reduce` (an associative function of two arrays) over the 3×3 pixels around each."""
-    # Slices are three times as fast as lax.reduce_window on a processor.
+    # Slices are three times as fast as lax.reduce_window on a CPU.
     for axis in (1, 2):
         size = x.shape[axis]
         first, last = (lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, size - 1))

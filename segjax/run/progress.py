@@ -38,7 +38,7 @@ class Progress:
             yield batch
 
     def pause(self) -> None:
-        """Starts the clock anew, after an evaluation or a checkpoint."""
+        """Restarts the clock, after an evaluation or a checkpoint."""
         self._bar.unpause()
         self._reset()
 

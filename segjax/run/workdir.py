@@ -111,12 +111,12 @@ def as_trained(config: ConfigDict, workdir: Path) -> ConfigDict:
     """
     if not holds_checkpoints(workdir):
         return config
-    config, held = config.copy_and_resolve_references(), _flatten(_read_config(workdir))
+    config, stored = config.copy_and_resolve_references(), _flatten(_read_config(workdir))
     for field, default in DEFAULTS.items():
         section, name = field.split(".")
-        if held[field] == LATER[field] and config[section][name] == default:
-            log.info("config.%s = %r, as the run was trained", field, held[field])
-            config[section][name] = held[field]
+        if stored[field] == LATER[field] and config[section][name] == default:
+            log.info("config.%s = %r, as the run was trained", field, stored[field])
+            config[section][name] = stored[field]
     return config
 
 
@@ -129,11 +129,11 @@ def require_same_run(workdir: Path, config: ConfigDict) -> None:
     """Raises ConfigError where the directory holds checkpoints of another configuration."""
     if not (workdir / "config.json").exists() or not holds_checkpoints(workdir):
         return
-    held, new = _flatten(_read_config(workdir)), _flatten(as_json(config))
+    stored, new = _flatten(_read_config(workdir)), _flatten(as_json(config))
     changed = [
-        f"{field} was {held.get(field)!r}, is {new.get(field)!r}"
-        for field in sorted(held.keys() | new.keys())
-        if held.get(field) != new.get(field) and field not in FREE
+        f"{field} was {stored.get(field)!r}, is {new.get(field)!r}"
+        for field in sorted(stored.keys() | new.keys())
+        if stored.get(field) != new.get(field) and field not in FREE
     ]
     if changed:
         raise ConfigError(
@@ -146,8 +146,8 @@ def require_same_data(workdir: Path, table: LabelTable, pixel_counts: np.ndarray
     """Raises ConfigError where the directory holds checkpoints that saw other data."""
     if not (workdir / "pixel_counts.json").exists() or not holds_checkpoints(workdir):
         return
-    _, held, counts = load(workdir)
-    if held != table or counts.tolist() != pixel_counts.tolist():
+    _, stored, counts = load(workdir)
+    if stored != table or counts.tolist() != pixel_counts.tolist():
         raise ConfigError(
             f"--workdir {workdir} holds a run that was trained on other data: the label table "
             "or the training pixels differ. Choose another --workdir, or restore the data"
@@ -160,13 +160,13 @@ def require_division(workdir: Path, divided: dict[str, str]) -> None:
     divided: of `check.Report`.
     """
     path = workdir / "splits.json"  # missing in runs of earlier versions: divided by thresholds
-    held = _read_json(path) if path.exists() and holds_checkpoints(workdir) else {}
-    moved = [split for split in divided if held.get(split, divided[split]) != divided[split]]
+    stored = _read_json(path) if path.exists() and holds_checkpoints(workdir) else {}
+    moved = [split for split in divided if stored.get(split, divided[split]) != divided[split]]
     if moved:
         raise ConfigError(
             f"the run of --workdir {workdir} was trained on one folder, divided by shares; images "
             f"were added, removed or renamed since, and {' and '.join(moved)} would be others "
-            "(perhaps with images that were trained on). Restore the folder, or train anew in "
+            "(perhaps with images that were trained on). Restore the folder, or train again in "
             "another --workdir; to add images later, put them into ROOT/{train,val,test}, or set "
             "config.data.divide=thresholds"
         )

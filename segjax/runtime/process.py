@@ -1,4 +1,4 @@
-"""What makes training fast on a processor and has to be set before a program starts.
+"""Settings that make training fast on a CPU and have to be set before a program starts.
 
 Measured in experiments/throughput.
 """
@@ -11,7 +11,7 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 
 # Large arrays lie on pages of 2 MiB, and their memory is kept for the next step: otherwise every
-# step takes some hundred MiB anew, page by page.
+# step takes some hundred MiB again, page by page.
 MEMORY = f"glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold={2**40}"
 # Convolutions by Eigen and not by YNNPACK, which takes twice as long for many of them.
 CONVOLUTIONS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"

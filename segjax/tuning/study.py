@@ -143,7 +143,7 @@ def number_of(trial: optuna.Trial | FrozenTrial) -> int:
 
 
 def resume_later(study: optuna.Study, trial: optuna.Trial | FrozenTrial, **more: Any) -> None:
-    """Enqueues an interrupted trial anew; it goes on in its work directory where it was."""
+    """Enqueues an interrupted trial again; it goes on in its work directory where it was."""
     attributes = {**trial.user_attrs, "number": number_of(trial), **more}
     study.enqueue_trial(trial.params, user_attrs=attributes)
 

@@ -48,8 +48,8 @@ def read_header(path: Path) -> dict[str, Any]:
         return {}
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        held = json.loads(file.read(length)).get("__metadata__", {})
-    return json.loads(held.get(HEADER, "{}"))
+        metadata = json.loads(file.read(length)).get("__metadata__", {})
+    return json.loads(metadata.get(HEADER, "{}"))
 
 
 def write(path: Path, tensors: Tensors, header: dict[str, Any]) -> None:
