@@ -63,6 +63,8 @@ def split_errors(done):
         ([QUICKSTART, "--config.batch_size=2.5"], ["config.batch_size=2.5"]),
         ([QUICKSTART, "--workdri=runs/x"], ["workdri", "Did you mean: workdir"]),
         ([QUICKSTART, "runs/x"], ["unexpected argument 'runs/x'", "--name=value"]),
+        (["--config="], ["--config"]),
+        (["--config=quickstart", "--config=nope"], ["No such file", "nope"]),
         (["--config=configs/nope.py"], ["No such file", "configs/nope.py"]),
         (["--config=configs/nope.py", "--config.seed=1"], ["No such file", "configs/nope.py"]),
         (["--config=configs/camvid.py:gpu"], ["no variant 'gpu'", ":cpu"]),

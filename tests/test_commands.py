@@ -151,8 +151,8 @@ def test_a_configuration_is_found_by_name_or_by_file(tmp_path, monkeypatch):
 def test_an_installed_package_brings_its_configurations(tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "first.py").write_text("def get_config(): return 1")
-    monkeypatch.setattr(recipes, "FOLDERS", (tmp_path / "configs", recipes.FOLDERS[1]))
-    assert recipes.load("first") == 1 and "camvid" in recipes.names()
+    monkeypatch.setattr(recipes, "FOLDER", tmp_path / "configs")
+    assert recipes.load("first") == 1 and recipes.names() == ["first"]
 
 
 def test_fields_are_changed_by_name():

@@ -111,3 +111,22 @@ def test_what_cannot_work_is_refused_by_field_and_value(tiny_config, field, valu
 
 def test_the_tiny_configuration_of_the_tests_is_valid(tiny_config):
     validate(tiny_config, Parallel(tiny_config.parallel))
+
+
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [
+        ("model.width", "did you mean config.model.mobilenet_v2.width?"),
+        ("optim.learnig_rate", "did you mean config.optim.learning_rate?"),
+        ("model.mobilenet_v2.widht", "did you mean config.model.mobilenet_v2.width?"),
+    ],
+)
+def test_a_file_that_sets_a_field_which_nothing_reads_is_refused(field, told, tiny_config):
+    """ml_collections lets a file set any name."""
+    *sections, name = field.split(".")
+    section = tiny_config
+    for part in sections:
+        section = section[part]
+    section[name] = 0.35
+    with pytest.raises(ConfigError, match=re.escape(f"config.{field}: no such field; {told}")):
+        validate(tiny_config)

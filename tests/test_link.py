@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax import defaults
-from segjax.data import prepare
+from segjax import defaults, prepare
 from segjax.data.link import link
 from segjax.data.sources import build_source, has_split
 from segjax.errors import DataError

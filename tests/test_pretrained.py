@@ -220,6 +220,7 @@ CONV = "encoder.features.4.conv.2.weight"
         ("torchvision", {LAST: None}, DataError, f"{LAST}: missing"),
         ("smp", {CONV: np.ones((5, 5, 1, 1))}, ConfigError, "(1, 1, 5, 5) there and (1, 1, 144"),
         ("timm", {STEM["timm"]: None}, DataError, "no MobileNetV2 of"),
+        ("timm", {"bn1.weight": np.ones((1, 16))}, DataError, "bn1.weight has the shape (1, 16)"),
         ("keras", {"block_3_expand/bias": np.ones(2)}, DataError, "expand/bias: not in Keras"),
     ],
 )  # fmt: skip
@@ -238,7 +239,7 @@ def test_a_tensor_that_is_not_explained_is_named(library, changes, error, messag
         ("keras", dict(width=0.5), "set config.model.mobilenet_v2.width=0.35"),
         ("smp", dict(width=1.0, classes=3), "5 classes, the data 3; set config.pretrained.head"),
         ("smp", dict(width=1.0, channels=(64, 32, 16, 16, 8)), "(256, 128, 64, 32, 16)"),
-        ("smp", dict(width=1.0, upsample="transpose"), "set config.model.unet.upsample=nearest"),
+        ("smp", dict(width=1.0, upsample="transpose"), "and config.model.unet.upsample=nearest"),
     ],
 )  # fmt: skip
 def test_another_network_is_told_what_to_set(library, fields, message, file_of):

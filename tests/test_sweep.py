@@ -85,7 +85,7 @@ def read(folder):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("optim.learning_rat=log:1e-4:1", 'no field .*Did you mean "learning_rate"'),
+        ("optim.learning_rat=log:1e-4:1", "no field .*did you mean optim.learning_rate"),
         ("optim=1,2", "is a section; .* accumulate"),
         ("seed.x=1,2", "no field 'seed.x'"),
         ("batch_size=float:1:4", "holds int, which float does not fit"),
@@ -181,6 +181,12 @@ def test_a_study_of_before_fields_were_moved_goes_on(tiny, monkeypatch):
     other.model.mobilenet_v2.width = 0.5
     with pytest.raises(ConfigError, match=r"config\.model\.mobilenet_v2\.width was 0\.35, is 0\.5"):
         trials.run(replace(tiny, config=other))
+    with study.open_study(tiny) as opened:  # one that searched such a field
+        opened.set_user_attr(study.COMMAND, past | {"search model.upsample": "any"})
+    with pytest.raises(
+        ConfigError, match=r"searches model\.upsample, which is model\.unet\.upsample"
+    ):
+        trials.run(tiny)
 
 
 def test_another_sweep_in_the_same_folder_is_refused(tiny, monkeypatch):

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from segjax.errors import ConfigError
+
 RULES = ("shares", "thresholds")
 Parts = dict[str, list[str]]  # the names of train, val and test
 
@@ -18,6 +20,8 @@ Parts = dict[str, list[str]]  # the names of train, val and test
 def divide(config: ConfigDict, names: Sequence[str]) -> Parts:
     """The names of every split of a folder; see config.data for the fields that say how."""
     drawn = sorted(names, key=lambda name: (draw(config.seed, name), name))
+    if config.divide not in RULES:
+        raise ConfigError(f"config.data.divide is {config.divide!r}; choose one of {RULES}")
     if config.divide == "thresholds":
         num_val, num_test = _up_to_thresholds(config, drawn)
     else:

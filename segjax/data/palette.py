@@ -21,7 +21,7 @@ def background(names: Sequence[str]) -> int | None:
 def default_palette(names: Sequence[str]) -> np.ndarray:
     """Display colours, uint8 [C, 3], neighbours far apart in hue; the background's is dark.
 
-    Red, in which `pictures` shows what is wrong, is none of them.
+    Red, in which `evaluation.plots` shows what is wrong, is none of them.
     """
     # Steps by the golden ratio come close to an earlier hue only late.
     hsv = [

@@ -60,8 +60,9 @@ def build_source(config: ConfigDict, split: str) -> Source:
             found = find_pairs(config, split)
             table = load_table(config.classes, config.root)
             return FolderSource(table, *found, value_range(config))
-        case _:
+        case "tfds":
             return TfdsSource(config, split)
+    raise ConfigError(f"config.data.source is {config.source!r}; choose one of {SOURCES}")
 
 
 def value_range(config: ConfigDict) -> tuple[float, ...]:

@@ -113,14 +113,14 @@ def _jax2onnx() -> Iterator[Callable]:
             yield to_onnx
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"--format onnx: {error}; in a clone: pip install --no-deps -r requirements-onnx.txt"
+            f"--format onnx: {error}; pip install 'segjax[onnx]', then pip install --no-deps "
+            "jax2onnx (in a clone: pip install --no-deps -r requirements-onnx.txt)"
         ) from error
     except (AttributeError, ImportError, NotImplementedError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
             f"--format onnx: jax2onnx {version('jax2onnx')} fails with jax {jax.__version__} "
-            f"({reason}); take --format stablehlo, or other versions of the two (README.md says "
-            "which were tested)"
+            f"({reason}); take --format stablehlo, or the versions of requirements-onnx.txt"
         ) from error
 
 

@@ -33,7 +33,7 @@ SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 class Network(NamedTuple):
-    """What predicts, wherever it came from.
+    """A network ready for inference, of a work directory or of an exported file.
 
     logits: uint8 [B, h, w, 3] RGB to float32 [B, h, w, C], up to a constant in every pixel.
     size: h and w that it was trained on.

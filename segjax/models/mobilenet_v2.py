@@ -62,7 +62,7 @@ class MobileNetV2(nn.Module):
 
     These have `strides` s and `channels` c; at width 1.0 those are 16, 24, 32, 96 and 1280, and the
     whole has 2,223,872 parameters. `epsilon` and `padding` are PyTorch's, or
-    those of the library that the weights come from (see `layers.zeros_around`).
+    those of the library that the weights come from (see `layers.blocks.zeros_around`).
     """
 
     width: float = 1.0

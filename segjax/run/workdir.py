@@ -81,7 +81,7 @@ def _read_config(workdir: Path) -> dict:
     if moved:
         names = ", ".join(sorted(MOVED[field] for field in moved))
         _say_moved((workdir / "config.json").absolute(), names)
-    fields |= {MOVED[field]: value for field, value in moved.items()}
+    fields = {MOVED[field]: value for field, value in moved.items()} | fields
     config = unflatten_dict(LATER | fields, sep=".")
     expand_config(config)
     return config

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -116,30 +116,28 @@ def _describe(error: BaseException) -> str:
     return unknown + ". ".join(lines)
 
 
-def _find_config(argv: Sequence[str]) -> tuple[int, str]:
-    """Which argument names the configuration, and the name; 0 and '' without one."""
+def _find_configs(argv: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Which arguments name a configuration, and the name; the last one counts."""
     for i, (argument, following) in enumerate(pairwise([*argv, ""])):
-        if argument in ("--config", "-config"):
-            return i + 1, following
-        if argument.startswith(("--config=", "-config=")):
-            return i, argument.partition("=")[2]
-    return 0, ""
+        if argument in ("--config", "-config") and following:
+            yield i + 1, following
+        elif argument.startswith(("--config=", "-config=")):
+            yield i, argument.partition("=")[2]
 
 
-def _with_file(argv: list[str]) -> list[str]:
+def _with_files(argv: list[str]) -> list[str]:
     """The arguments, with its file in place of a configuration's name."""
-    i, name = _find_config(argv)
-    if not name:
-        return argv
-    path, colon, variant = name.partition(":")
-    found = argv[i].removesuffix(name) + str(recipes.find(path)) + colon + variant
-    return [*argv[:i], found, *argv[i + 1 :]]
+    argv = list(argv)
+    for i, name in _find_configs(argv):
+        path, colon, variant = name.partition(":")
+        argv[i] = argv[i].removesuffix(name) + str(recipes.find(path)) + colon + variant
+    return argv
 
 
 def _plain_config(argv: Sequence[str]) -> ConfigDict | None:
     """The configuration of --config, without what other arguments change in it."""
     with contextlib.suppress(Exception):  # whatever is wrong with the file is reported elsewhere
-        return recipes.load(_find_config(argv)[1])
+        return recipes.load(list(_find_configs(argv))[-1][1])
     return None
 
 
@@ -186,8 +184,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
         sys.exit(f"Error: {error}")
     try:
         if "config" in FLAGS:
-            argv = _with_file(argv)
+            argv = _with_files(argv)
         rest = FLAGS(argv)
+        if "config" in FLAGS and FLAGS.config is not None:
+            _ = FLAGS.config.is_locked  # ml_collections reports what it cannot load when asked
         if len(rest) == 1:
             return rest
         message = f"unexpected argument {rest[1]!r}; flags are written --name=value"

@@ -13,12 +13,13 @@ from segjax.errors import ConfigError
 from segjax.runtime import suggestions
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = (ROOT / "configs", ROOT.parent / "configs")  # of an installed package, of a clone
+IN_CLONE = (ROOT.parent / "pyproject.toml").is_file()
+FOLDER = (ROOT.parent if IN_CLONE else ROOT) / "configs"
 
 
 def names() -> list[str]:
     """The configurations that come with segjax."""
-    found = {path.stem for folder in FOLDERS for path in folder.glob("*.py")}
+    found = {path.stem for path in FOLDER.glob("*.py")}
     return sorted(found - {"common", "__init__"})
 
 
@@ -30,7 +31,7 @@ def find(name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     if name in names():
-        return next(p for p in (folder / f"{name}.py" for folder in FOLDERS) if p.is_file())
+        return FOLDER / f"{name}.py"
     alike = suggestions.of_file(name) if Path(name).suffix else []
     alike = alike or get_close_matches(Path(name).stem, names(), 1)
     raise ConfigError(

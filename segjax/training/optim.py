@@ -24,6 +24,7 @@ def build_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
     }[config.schedule]
     if warmup == 0:
         return after
+    # As optax.warmup_cosine_decay_schedule, for all three.
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
 
 

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax import models
+from segjax import defaults, models
 from segjax.data import check, division, pipeline, sources
 from segjax.errors import ConfigError
 from segjax.evaluation.evaluator import RESOLUTIONS
 from segjax.models import patchgan
+from segjax.runtime import suggestions
 from segjax.runtime.devices import MODES, Parallel
 from segjax.training import adversarial, losses, optim
 from segjax.weights import pretrained
@@ -122,6 +123,7 @@ def validate(config: ConfigDict, devices: Parallel | None = None) -> None:
 
     devices: what it is to run on; without, what depends on their number is not looked at.
     """
+    _require_known(config)
     _check_values(config)
     for field, rule in RULES.items():
         value = reduce(lambda part, name: part[name], field.split("."), config)
@@ -137,6 +139,17 @@ def validate(config: ConfigDict, devices: Parallel | None = None) -> None:
 def _require(accepted: bool, field: str, value: object, needed: str) -> None:
     if not accepted:
         raise ConfigError(f"config.{field} is {value!r}; {needed}")
+
+
+def _require_known(config: ConfigDict) -> None:
+    """Refuses fields that nothing reads: a file of configuration may set any name."""
+    known = defaults.get_config()
+    own = {*models.ENCODERS, *models.DECODERS} - set(known.model)  # their sections are their own
+    fields = set(suggestions.fields(known))
+    for field in suggestions.fields(config):
+        if field not in fields and not field.startswith(tuple(f"model.{name}." for name in own)):
+            alike = suggestions.text(suggestions.of_field(field, known), "config.")
+            raise ConfigError(f"config.{field}: no such field{alike}")
 
 
 def _check_values(config: ConfigDict, prefix: str = "") -> None:

@@ -15,6 +15,7 @@ from optuna.distributions import (
 )
 
 from segjax.errors import ConfigError
+from segjax.runtime import suggestions
 from segjax.tuning import SYNTAX
 
 
@@ -42,9 +43,9 @@ def _current(config: ConfigDict, field: str) -> Any:
     try:
         value = config[field]
     except (KeyError, TypeError) as error:
-        reason = str(error.args[0]).splitlines()[-1] if isinstance(error, KeyError) else ""
-        hint = reason if "Did you mean" in reason else "segjax/defaults.py has all"
-        raise ValueError(f"the configuration has no field {field!r}. {hint}") from error
+        alike = suggestions.text(suggestions.of_field(field, config))
+        hint = alike or "; segjax/defaults.py has all"
+        raise ValueError(f"the configuration has no field {field!r}{hint}") from error
     if isinstance(value, ConfigDict):
         raise ValueError(f"it is a section; name one of its fields: {', '.join(value)}")
     return value

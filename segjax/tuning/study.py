@@ -22,7 +22,7 @@ from segjax.run import workdir
 
 log = logging.getLogger(__name__)
 MAX_DEATHS = 5  # of a trial; then it is the trial that kills its process, by its memory for example
-COMMAND = "told"  # the study's attribute that holds what the sweep was started with
+COMMAND = "told"  # the attribute, so named in all studies, of what a sweep was started with
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,12 @@ def _storage(url: str, grace: int) -> Iterator[optuna.storages.RDBStorage]:
 
 
 def _require_same(sweep: Sweep, study: optuna.Study) -> None:
+    searched = {name.removeprefix("search ") for name in study.user_attrs.get(COMMAND, {})}
+    for field in sorted(searched & MOVED.keys()):
+        raise ConfigError(
+            f"--study {sweep.folder} searches {field}, which is {MOVED[field]} since; Optuna knows "
+            "its trials by the earlier name, so it cannot be resumed. Choose another --study"
+        )
     new = {f"config.{f}": v for f, v in workdir.deciding_fields(sweep.config).items()}
     new |= {f"search {field}": str(d) for field, d in sweep.search.items()}
     old = {_name_today(name): v for name, v in study.user_attrs.get(COMMAND, new).items()}

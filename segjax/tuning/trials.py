@@ -36,7 +36,7 @@ def search(config: ConfigDict, texts: list[str], folder: str | Path, **options: 
     Args:
       texts: of --search, see `parse_search`; options: the other fields of `Sweep`.
 
-    Raises ConfigError, before anything is trained, for what no trial can be.
+    Raises ConfigError, before anything is trained, if no trial can run.
     """
     sweep = Sweep(config, parse_search(config, texts), Path(folder), **options)
     # A line for each epoch and trial is enough; the rest is in reports and TensorBoard.
@@ -52,7 +52,7 @@ def search(config: ConfigDict, texts: list[str], folder: str | Path, **options: 
 
 
 def check(sweep: Sweep) -> None:
-    """Raises ConfigError for a configuration, or a choice in it, that no run can be made of."""
+    """Raises ConfigError if the configuration, or one of the choices, cannot run."""
     devices = Parallel(sweep.config.parallel)
     validate(sweep.config, devices)
     for field, distribution in sweep.search.items():

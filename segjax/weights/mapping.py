@@ -54,6 +54,7 @@ class Source(NamedTuple):
     classifier: how the names of tensors begin that have none.
     conventions: fields of config.model that its weights need, by their dotted names.
     stem: the variable that convolves the image.
+    whole: what a network has to be for a file of its decoder to fill it.
     remedy: of a variable, what was loaded and what is wanted, both by variable: what to set where
       the two have other shapes.
     """
@@ -66,6 +67,7 @@ class Source(NamedTuple):
     classifier: tuple[str, ...]
     conventions: dict[str, Any]
     stem: str
+    whole: str
     remedy: Callable[[str, dict[str, Any], dict[str, Any]], str]
 
     @property

@@ -38,6 +38,7 @@ KERAS = {"mean": (127.5,) * 3, "std": (127.5,) * 3, EPSILON_FIELD: 1e-3, PADDING
 TORCH_NAMES = ("weight", "weight", "bias", "running_mean", "running_var")
 KERAS_NAMES = ("kernel", "gamma", "beta", "moving_mean", "moving_variance")
 STEM = "params/encoder/stem/conv/kernel"
+WHOLE = "config.model.name=unet and config.model.unet.upsample=nearest"
 # (stage, block, parts) in order; the first block has no expansion.
 BLOCKS = [
     (stage, block, ("expand", "depthwise", "project")[expansion == 1 :])
@@ -102,7 +103,7 @@ def _torch_source(
     ]
     mark = rows[0].name
     rows = (*rows, *others)
-    return Source(library, *NETWORK, mark, rows, (classifier,), TORCH, STEM, remedy)
+    return Source(library, *NETWORK, mark, rows, (classifier,), TORCH, STEM, WHOLE, remedy)
 
 
 def _keras_source() -> Source:
@@ -111,7 +112,9 @@ def _keras_source() -> Source:
         kernel = DEPTHWISE_KERAS if layer.endswith("/depthwise") else SAME_4D
         rows += conv_norm(layer, *names, kernel, KERAS_NAMES, "/")
     classifier = ("predictions/", "Logits/")
-    return Source("Keras", *NETWORK, "Conv1/kernel", tuple(rows), classifier, KERAS, STEM, remedy)
+    return Source(
+        "Keras", *NETWORK, "Conv1/kernel", tuple(rows), classifier, KERAS, STEM, WHOLE, remedy
+    )
 
 
 def remedy(variable: str, loaded: dict[str, Any], target: dict[str, Any]) -> str:

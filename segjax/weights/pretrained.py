@@ -107,7 +107,10 @@ def load(
         if name.startswith(source.classifier) or name.endswith(COUNTER) or names.get(name) in new
     }
     _require_all_explained(path, source, tensors.keys() - dropped, target.keys() - new)
-    loaded = source.read(tensors, [name for name in tensors if name not in dropped])
+    try:
+        loaded = source.read(tensors, [name for name in tensors if name not in dropped])
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
     loaded[source.stem] = with_three_channels(path, loaded[source.stem], channels)
     _require_same_shapes(path, source, loaded, target)
     log.info("%s", _table(path, source, loaded, dropped, new))
@@ -165,8 +168,7 @@ def _require_all_explained(path: Path, source: Source, present: set[str], wanted
     homeless = wanted - names.keys()
     if homeless:
         raise ConfigError(
-            f"{path}: {source.library} has nothing for {_some(homeless)}; set "
-            "config.model.unet.upsample=nearest"
+            f"{path}: {source.library} has nothing for {_some(homeless)}; set {source.whole}"
         )
     missing = {names[variable] for variable in wanted} - present
     if missing:

@@ -28,7 +28,7 @@ def read(path: Path) -> Tensors:
       ConfigError: where the package that reads it is not installed.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; download it first (see README.md)")
+        raise DataError(f"{path}: no such file; download it first (see docs/models.md)")
     package, reader = _reader(path)
     try:
         importlib.import_module(package)

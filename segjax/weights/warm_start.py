@@ -43,10 +43,10 @@ def variables_of(
     # By way of JSON, as the source was stored: tuples become lists.
     wanted = flatten_dict(workdir.as_json(config)["model"], sep=".")
     for field, value in flatten_dict(workdir.as_json(source)["model"], sep=".").items():
-        if field not in FREE and value != wanted[field]:
+        if field not in FREE and value != wanted.get(field):
             raise ConfigError(
-                f"{where} with config.model.{field}={value!r}, here it is {wanted[field]!r}; give "
-                "it the same value"
+                f"{where} with config.model.{field}={value!r}, here it is {wanted.get(field)!r}; "
+                "give it the same value"
             )
     variables = checkpoints.restore_ema(_with_classes(like, len(source_table.names)), step)
     checkpoints.close()
