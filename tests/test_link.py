@@ -91,5 +91,5 @@ def test_the_command_line_prints_the_flags(cityscapes, tmp_path, monkeypatch, ca
     out = tmp_path / "out"
     monkeypatch.setattr(sys, "argv", [*arguments, "--output", str(out)])
     prepare.main()
-    flags = f"--config configs/cityscapes.py --config.data.root={out}"
+    flags = f"--config cityscapes --config.data.root={out}"
     assert flags in capsys.readouterr().out
