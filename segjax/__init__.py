@@ -29,6 +29,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains, or resumes, the run of a work directory; `python -m segjax.main` in Python.
 
+    Numbers differ from those of the command line by rounding, for that sets XLA's flags for CPUs.
+
         report = segjax.train("quickstart", "runs/quickstart", {"num_epochs": 1})
         report["mean_iou"]
 

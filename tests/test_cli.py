@@ -157,6 +157,7 @@ runpy.run_module("segjax.main", run_name="__main__")
 )
 def test_help_shows_examples_and_flags_at_once(module, names):
     done = run(module, "--help")
+    assert done.returncode == 0
     assert f"python -m segjax.{module} --" in done.stdout
     assert all(f"\n  {flag}: " in done.stdout for flag in names)
     assert "jax" not in split_errors(done)[1]

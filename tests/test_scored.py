@@ -188,3 +188,8 @@ def test_no_report_takes_the_place_of_a_split_s(run, options, monkeypatch):
     monkeypatch.chdir(run[0].parent)
     with pytest.raises(ConfigError, match=r"--name|--output"):
         evaluate_run(run[0], **options)
+
+
+def test_a_mistyped_split_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="split is 'tset'; choose one of"):
+        evaluate_run(tmp_path, split="tset")

@@ -164,7 +164,8 @@ def _by_name(listing: Listing, folder: Path) -> dict[str, list[Path]]:
 def _has_split_folders(config: ConfigDict) -> bool:
     root = Path(config.root)
     if not config.root or not root.is_dir():
-        raise DataError(f"config.data.root = {config.root!r}: no such folder; {LAYOUT}")
+        here = "" if Path(config.root).is_absolute() else f" in {Path.cwd()}"
+        raise DataError(f"config.data.root = {config.root!r}: no such folder{here}; {LAYOUT}")
     return _split_folder(config, "train").is_dir() or not (root / "images").is_dir()
 
 

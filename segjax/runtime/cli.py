@@ -185,7 +185,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         if "config" in FLAGS:
             argv = _with_files(argv)
-        rest = FLAGS(argv)
+        rest = _parsed(argv)
         if "config" in FLAGS and FLAGS.config is not None:
             _ = FLAGS.config.is_locked  # ml_collections reports what it cannot load when asked
         if len(rest) == 1:
@@ -195,6 +195,13 @@ def _parse(argv: Sequence[str]) -> list[str]:
             SegjaxError) as error:  # fmt: skip
         message = _explain(error, argv)
     sys.exit(f"Error: {message}\nSee --help.")
+
+
+def _parsed(argv: Sequence[str]) -> list[str]:
+    try:
+        return FLAGS(argv)
+    except SystemExit:  # after --help, with 1
+        sys.exit(0)
 
 
 def _set_up_logging() -> None:

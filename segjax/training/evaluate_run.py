@@ -43,6 +43,8 @@ def evaluate_run(
     data_root, images, masks, output = (
         place and expand(str(place)) for place in (data_root, images, masks, output)
     )
+    if split not in scored.SPLITS:
+        raise ConfigError(f"split is {split!r}; choose one of {scored.SPLITS}")
     config, table, counts = workdir.load(folder)
     changes = [] if checkpoint == "best" else [checkpoint]
     changes += _set_resolution(config, resolution)
