@@ -10,7 +10,9 @@ from segjax import defaults
 from segjax.data import check as check_module
 from segjax.data.check import check, usable
 from segjax.data.counts import format_report
-from segjax.errors import DataError
+from segjax.data.pipeline import FixedShapeSource
+from segjax.data.sources import build_source
+from segjax.errors import ConfigError, DataError
 
 CAMVID = Path(
     os.environ.get("SEGJAX_CAMVID", Path(__file__).resolve().parents[2] / "shared/camvid")
@@ -308,3 +310,15 @@ def test_a_loop_of_links_is_a_file_without_a_partner(root):
     Image.fromarray(MASK).save(root / "train" / "masks" / "loop.png")
     with pytest.raises(DataError, match=r"masks/loop\.png has no image"):
         check(config_of(root))
+
+
+@pytest.mark.parametrize("field", ["source", "divide", "on_error", "fit"])
+def test_a_choice_that_there_is_not_is_refused_where_it_is_used_too(tmp_path, field):
+    """From Python, and from a config.json that was edited, nothing else has looked at it."""
+    (tmp_path / "classes.json").write_text('{"classes": ["background", "cell"]}')
+    for i in range(6):
+        write(tmp_path, f"{i}", i)
+    config = config_of(tmp_path, **{field: "other"})
+    with pytest.raises(ConfigError, match=f"config.data.{field} is 'other'; choose one of"):
+        report = check(config, splits=("train",))
+        FixedShapeSource(build_source(config, "train"), config, report.max_size["train"], False)

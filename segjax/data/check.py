@@ -16,7 +16,7 @@ from segjax.data.folders import Found, find_pairs, names_of
 from segjax.data.label_table import BINARY_HINT, load_table
 from segjax.data.problems import Problems, some
 from segjax.data.sources import Source, Subset, build_source, has_split, value_range
-from segjax.errors import DataError
+from segjax.errors import ConfigError, DataError
 from segjax.runtime.files import expanded
 
 ON_ERROR = ("raise", "skip")
@@ -41,6 +41,8 @@ def check(
         warning then, and `cache` stays what the run knows its data by.
     """
     config = expanded(config)
+    if config.on_error not in ON_ERROR:
+        raise ConfigError(f"config.data.on_error is {config.on_error!r}; choose one of {ON_ERROR}")
     problems = Problems()
     sources = sources or _open(config, splits, problems)
     if config.on_error == "raise":

@@ -35,8 +35,8 @@ Finish = Callable[[jax.Array], Any]  # logits [h, w, C] to what is wanted of the
 def padded_shape(shape: Shape) -> Shape:
     """The next height and width that programs are compiled for.
 
-    Multiples of 32, the network's stride, up to 512, and of 128 above, or a folder of many sizes
-    would mean as many programs.
+    Multiples of 32 up to 512, and of 128 above, or a folder of many sizes would mean as many
+    programs. The network itself pads to its own stride.
     """
     return tuple(-(-n // step) * step for n in shape for step in [32 if n <= 512 else 128])
 

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from segjax.data.fitting import FILL, Fit, pad, padded_shape, resize_image
 from segjax.data.label_table import VOID
 from segjax.data.sources import Source, Subset
+from segjax.errors import ConfigError
 
 FITS = ("resize", "pad")
 MAX_LOGITS = 2**28  # of a batch of an evaluation: 1 GiB, however large the images are
@@ -49,6 +50,8 @@ class FixedShapeSource:
         whole: bool = False,
         cache_gb: float | None = None,
     ) -> None:
+        if config.fit not in FITS:
+            raise ConfigError(f"config.data.fit is {config.fit!r}; choose one of {FITS}")
         self.source, self.config, self.native = source, config, native
         resized = config.fit == "resize"
         self.stretched = resized and native  # images are, their labels are not
