@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -186,7 +187,10 @@ def test_files_without_a_partner_are_all_listed(root):
 
 
 def test_folders_that_are_missing_empty_or_ambiguous(root):
-    with pytest.raises(DataError, match=r"root = 'nowhere': no such folder; expected ROOT/"):
+    with pytest.raises(DataError, match=r"nowhere': no such folder; expected ROOT/"):
+        build_source(config_of(root / "nowhere", classes="camvid"), "train")
+    below = f"root = 'nowhere': no such folder in {Path.cwd()}; expected ROOT/"
+    with pytest.raises(DataError, match=re.escape(below)):  # a relative one: where it would be
         build_source(config_of("nowhere", classes="camvid"), "train")
     (root / "train/images").mkdir(parents=True)
     with pytest.raises(DataError, match=r"train/images: holds no file ending in .*; expected"):
@@ -332,6 +336,7 @@ def test_palette_colors_survive_decoding_only_when_asked():
 def test_no_tensorflow():
     code = """
 import sys
+from pathlib import Path
 import segjax.data.sources, segjax.data.prepare
 from segjax.data.builders import camvid, oxford_pets, voc2012
 assert 'tensorflow' not in sys.modules
