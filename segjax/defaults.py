@@ -16,7 +16,8 @@ def get_config() -> ConfigDict:
     """The defaults; complete, so that a field that is not here is a typing error."""
     config = ConfigDict()
     config.seed = 0
-    # A work directory whose best checkpoint the weights start from; '' starts from random ones.
+    # A work directory whose best checkpoint the weights start from; '' starts from random ones. Of a
+    # refiner: the segmenter that it refines.
     config.init_from = ""
     config.pretrained = _pretrained()
     config.num_epochs = 100
@@ -36,6 +37,7 @@ def get_config() -> ConfigDict:
     config.loss = _loss()
     config.optim = _optim()
     config.gan = _gan()
+    config.refiner = _refiner()
     config.eval = _eval()
     return config
 
@@ -170,6 +172,8 @@ def _loss() -> ConfigDict:
     loss.focal = 0.0
     loss.dice = 0.0
     loss.lovasz = 0.0
+    # Cross entropy of the pixels within 3 pixels of an edge between two classes.
+    loss.boundary = 0.0
     # none, or auto: median frequency over class frequency, at most 10; for the first two.
     loss.class_weights = "none"
     loss.label_smoothing = 0.0
@@ -210,6 +214,9 @@ def _gan() -> ConfigDict:
     # λ of segmentation loss + λ · adversarial loss, reached linearly over ramp_epochs. Before
     # start_epoch there is no discriminator, and training is what it is without one.
     gan.weight = 0.02
+    # Of the difference between the discriminator's features of labels and of predictions, over that
+    # of the adversarial loss.
+    gan.feature_matching = 0.0
     gan.start_epoch = 0
     gan.ramp_epochs = 1.0
     # Pix2Pix: 70×70 pixels are judged together. (64, 128) judges 16×16.
@@ -223,6 +230,22 @@ def _gan() -> ConfigDict:
     gan.learning_rate = 2e-4
     gan.momentum = 0.5
     return gan
+
+
+def _refiner() -> ConfigDict:
+    refiner = ConfigDict()
+    # none, or pix2pix: a second network that redraws what the run of config.init_from predicts, at
+    # the images' own resolution. That run stays as it is; its model and data fields are used here.
+    refiner.name = "none"
+    # Of its convolutions of stride 2, and of its features at the image's resolution.
+    refiner.channels = (24, 48, 96, 128, 128)
+    refiner.features = 16
+    # Share of the examples that have a damaged label in place of the segmenter's prediction.
+    refiner.damage = 0.25
+    # Of the images that the segmenter predicts in training (light, noise, hidden parts), for on its
+    # own training images it errs too little; 0 is off, 1 moderate.
+    refiner.disturbance = 1.0
+    return refiner
 
 
 def _eval() -> ConfigDict:

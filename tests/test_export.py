@@ -67,13 +67,13 @@ def run(shared_tiny_config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(run):
-    return networks.restore(run)
+    return runs.restore(run)
 
 
 @pytest.fixture(scope="module")
 def logits(trained):
     """The run's own function, image by image: compiled once for what many tests compare with."""
-    single = trained.network().logits
+    single = networks.of(trained).logits
     return lambda images: np.concatenate([single(image[None]) for image in images])
 
 

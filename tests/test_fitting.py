@@ -79,7 +79,7 @@ def test_prediction_is_the_evaluator_s_pixel_by_pixel(fit, mode, count, tiny_con
     variables["params"]["head"]["bias"] *= 0  # or one class would have most pixels
     trained = Trained(model, variables, config, TABLE, 0)
     expected = {}
-    predictor = Predictor(trained.network())
+    predictor = Predictor(networks.of(trained))
     for i in range(len(source)):
         expected[source[i]["label"].tobytes()] = predictor.label(source[i]["image"])
     assert min(len(np.unique(label)) for label in expected.values()) > 2

@@ -31,7 +31,7 @@ def sizes(images):
 
 
 def averaged(function, *tta, fixed_size=False):
-    network = Network(function, TABLE, (32, 32), resizes=True, fixed_size=fixed_size)
+    network = Network(function, TABLE, Fit((32, 32), resizes=True, fixed_size=fixed_size))
     return networks.averaged(network, tta)
 
 

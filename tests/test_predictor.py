@@ -35,7 +35,7 @@ def pixelwise(images):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_tiles_of_a_pixelwise_function_give_what_the_whole_image_gives(size):
-    network = Network(jax.jit(pixelwise), table(), (32, 32), resizes=False, fixed_size=True)
+    network = Network(jax.jit(pixelwise), table(), Fit((32, 32), resizes=False, fixed_size=True))
     model = predictor.Predictor(network)
     image = image_of(size)
     whole = pixelwise(image[None])[0]
@@ -48,7 +48,7 @@ def test_tiles_of_a_pixelwise_function_give_what_the_whole_image_gives(size):
     np.zeros((1, 4, 5, 3), np.uint8),
 ])  # fmt: skip
 def test_what_is_no_image_is_refused(image):
-    model = predictor.Predictor(Network(jax.jit(pixelwise), table(), (32, 32), resizes=False))
+    model = predictor.Predictor(Network(jax.jit(pixelwise), table(), Fit((32, 32), resizes=False)))
     for call in (model.label, model.probabilities):
         with pytest.raises(
             (TypeError, ValueError), match=r"an image is .*uint8 \[H, W, 3\] RGB, not"
@@ -69,7 +69,7 @@ def test_few_compilations_serve_fifty_sizes():
     }
     for resizes, shapes in expected.items():
         traces.clear()
-        model = predictor.Predictor(Network(jax.jit(counted), table(), (32, 32), resizes))
+        model = predictor.Predictor(Network(jax.jit(counted), table(), Fit((32, 32), resizes)))
         for seed in range(50):
             size = np.random.default_rng(seed).integers(1, 129, 2)
             assert model.label(image_of(size, seed)).shape == tuple(size)
@@ -85,7 +85,7 @@ def test_label_and_probabilities_come_from_one_pass():
 
     image = image_of((20, 50))
     for resizes in (True, False):
-        model = predictor.Predictor(Network(counted, table(), (32, 32), resizes))
+        model = predictor.Predictor(Network(counted, table(), Fit((32, 32), resizes)))
         label, probabilities = model.label_and_probabilities(image)
         assert len(calls) == 1
         np.testing.assert_array_equal(label, model.label(image))
@@ -156,7 +156,7 @@ def test_a_folder_becomes_files_that_a_viewer_shows_in_colour(trained, tmp_path)
 
 def test_an_overlay_shows_classes_as_strongly_as_asked_and_not_the_background():
     table = LabelTable.of_names(["background", "cell", "dust"])
-    model = predictor.Predictor(Network(pixelwise, table, (32, 32), resizes=False))
+    model = predictor.Predictor(Network(pixelwise, table, Fit((32, 32), resizes=False)))
     image, label = image_of((40, 50)), np.zeros((40, 50), np.uint8)
     label[10:30, 10:30], label[10:30, 30:45] = 1, 2
     picture = model.overlay(image, label)
@@ -175,13 +175,13 @@ def test_an_overlay_shows_classes_as_strongly_as_asked_and_not_the_background():
     assert drawn[10, 10:45].all() and drawn[10:30, [10, 29, 30, 44]].all()
     assert not drawn[label == 0].any() and not drawn[12:28, 12:28].any()
     no_background = LabelTable.of_names(["sky", "cell", "dust"])
-    model = predictor.Predictor(Network(pixelwise, no_background, (32, 32), resizes=False))
+    model = predictor.Predictor(Network(pixelwise, no_background, Fit((32, 32), resizes=False)))
     sky = model.overlay(image, label, opacity=1.0)[label == 0]
     np.testing.assert_array_equal(np.unique(sky, axis=0), no_background.palette[:1])
 
 
 def test_results_in_the_folder_of_the_images_are_no_input(tmp_path, monkeypatch):
-    model = predictor.Predictor(Network(jax.jit(pixelwise), table(), (32, 32), resizes=False))
+    model = predictor.Predictor(Network(jax.jit(pixelwise), table(), Fit((32, 32), resizes=False)))
     (tmp_path / "deep").mkdir()
     for name in ("a", "deep/b"):
         Image.fromarray(image_of((9, 5))).save(tmp_path / f"{name}.jpg")

@@ -347,7 +347,7 @@ def test_what_is_written_is_read_back(run, tmp_path):
     path = tmp_path / "model.safetensors"
     result = exporters.export_run(run, path, "safetensors", verify=True)
     assert result["different"] == 0 and result["images"] == 1
-    trained = networks.restore(run)
+    trained = runs.restore(run)
     zero = jax.tree.map(np.zeros_like, trained.variables)
     jax.tree.map(np.testing.assert_array_equal, pretrained.load(path, zero), trained.variables)
     assert tensor_files.read(path).keys() == weights("smp").keys()  # all that SMP has, no more
@@ -434,7 +434,7 @@ def test_work_directories_from_before_are_what_they_were(tiny_config, tmp_path):
     model["decoder_channels"] = unet["channels"]
     path.write_text(json.dumps(held))
     assert workdir.load(tmp_path)[0].model.mobilenet_v2.padding == "symmetric"
-    assert networks.restore(tmp_path).model.encoder.epsilon == 1e-5
+    assert runs.restore(tmp_path).model.encoder.epsilon == 1e-5
     workdir.require_same_run(tmp_path, tiny_config)  # resumes
     held["optim"]["name"] = "sgd"
     del held["optim"]["sgd_decay"]

@@ -126,7 +126,7 @@ def test_a_killed_run_kept_others_out_and_goes_on_from_between_its_evaluations(
     tiny_config.init_from = str(folder)
     warm = loop.Trainer(tiny_config, tmp_path / "warm")
     warm.checkpoints.close()
-    best = networks.restore(folder).variables
+    best = runs.restore(folder).variables
     assert best["batch_stats"] == {}
     assert_equal_trees(warm.start_state.ema, best)
 

@@ -40,11 +40,11 @@ def interrupt_after(monkeypatch, count, number=signal.SIGINT):
 
 def mean_iou_by_hand(folder):
     """Of the best checkpoint's predictions on the validation split, class by class."""
-    trained = networks.restore(folder)
+    trained = runs.restore(folder)
     source = sources.build_source(trained.config.data, "val")
     examples = [source[i] for i in range(len(source))]
     label = np.stack([example["label"] for example in examples])
-    logits = trained.network().logits(np.stack([example["image"] for example in examples]))
+    logits = networks.of(trained).logits(np.stack([example["image"] for example in examples]))
     prediction = np.asarray(logits).argmax(-1)
     ious = []
     for number in range(len(trained.table.names)):

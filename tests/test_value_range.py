@@ -100,14 +100,14 @@ def test_training_and_prediction_read_the_same_pixels(tmp_path):
     np.testing.assert_array_equal(image, expected)
 
     model = models.build(config.model, len(TABLE.names))
-    trained = networks.Trained(model, {"params": {}}, config, TABLE, 1)
+    trained = Trained(model, {"params": {}}, config, TABLE, 1)
     seen = []
 
     def label(image):
         seen.append(image)
         return np.zeros(image.shape[:2], np.uint8)
 
-    model = SimpleNamespace(network=trained.network(), table=TABLE, label=label)
+    model = SimpleNamespace(network=networks.of(trained), table=TABLE, label=label)
     predict_file(model, tmp_path / "train/images/a.tif", tmp_path / "a.png", False, False)
     np.testing.assert_array_equal(seen[0], expected)
     assert exporters.metadata(trained)["value_range"] == [95, 4000]
@@ -116,7 +116,7 @@ def test_training_and_prediction_read_the_same_pixels(tmp_path):
 def test_prediction_says_which_images_are_dark(tmp_path):
     data(tmp_path, 4095, 60_000)
     for limits, split, count in (((), "train", 1), ((), "val", 0), ((0, 4095), "train", 0)):
-        network = networks.Network(None, TABLE, (32, 32), resizes=True, value_range=limits)
+        network = networks.Network(None, TABLE, Fit((32, 32), resizes=True), value_range=limits)
         model = SimpleNamespace(
             network=network, table=TABLE, label=lambda image: np.zeros(image.shape[:2], np.uint8)
         )
@@ -128,7 +128,7 @@ def test_prediction_says_which_images_are_dark(tmp_path):
 
 
 def test_a_video_is_refused_where_files_of_other_values_were_trained_on(tmp_path):
-    network = networks.Network(None, TABLE, (32, 32), resizes=True, value_range=(0, 4095))
+    network = networks.Network(None, TABLE, Fit((32, 32), resizes=True), value_range=(0, 4095))
     with pytest.raises(ConfigError, match=r"value_range = \(0, 4095\), and a video has 8 bits"):
         predict_video(SimpleNamespace(network=network), "a.mp4", tmp_path)
 

@@ -48,7 +48,7 @@ def test_a_file_is_compared_as_it_is_used_with_the_run_as_it_is_scored(
     # A program of one size gets tiles of images that the run was scored on whole.
     fixed = network._replace(fixed_size=True)
     monkeypatch.setattr(networks, "read_file", lambda _: (fixed, metadata))
-    exported = networks.restore(tmp_path / "run", dtype="float32")
+    exported = runs.restore(tmp_path / "run", dtype="float32")
     tiled = verification.compare(exported, exported, file)
     assert tiled["converted"]["different"] == 0 < tiled["different"]
     assert tiled["converted"]["exported_mean_iou"] == tiled["exported_mean_iou"]

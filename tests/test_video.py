@@ -34,7 +34,7 @@ def by_red(images):
 
 
 def model_of(resizes=False, size=(16, 16), fixed_size=False):
-    return predictor.Predictor(Network(by_red, TABLE, size, resizes, fixed_size))
+    return predictor.Predictor(Network(by_red, TABLE, Fit(size, resizes, fixed_size)))
 
 
 def write_video(path, colors, rate=12.5, noise=0):
@@ -145,7 +145,7 @@ def test_smoothing_averages_probabilities(tmp_path):
         return by_red(images) * jnp.where(images[..., :1] > 128, 1.0, 0.001)
 
     source = write_video(tmp_path / "in.mp4", [BRIGHT] + [DARK] * 9)
-    model = predictor.Predictor(Network(unsure, TABLE, (16, 16), resizes=False))
+    model = predictor.Predictor(Network(unsure, TABLE, Fit((16, 16), resizes=False)))
     # Dark frames have p ≈ 0.46 for bright: 0.5 ** n + (1 - 0.5 ** n) 0.46 < 0.5 from n = 4 on.
     summary = video.segment_video(model, source, tmp_path / "out.mp4", smoothing=0.5)
     assert summary["class_shares"]["bright"] == pytest.approx(4 / 10)

@@ -73,12 +73,12 @@ def network_speed(functions: dict[str, Network], image: np.ndarray) -> dict[str,
 
 def main(_: list[str]) -> None:
     logging.getLogger("absl").setLevel(logging.WARNING)
-    trained = networks.restore(FLAGS.workdir, dtype="float32")
+    trained = runs.restore(FLAGS.workdir, dtype="float32")
     data = trained.config.data
     data.update(root=FLAGS.data_root or data.root, allow_missing_classes=True)
     source = check.usable(data, FLAGS.split, check.check(data, splits=(FLAGS.split,)))
     with TemporaryDirectory() as folder:
-        functions, sizes = {"run": trained.network()}, {}
+        functions, sizes = {"run": networks.of(trained)}, {}
         for name, write in (("StableHLO", exporters.to_stablehlo), ("ONNX", exporters.to_onnx)):
             path = Path(folder) / name
             write(trained, path)
@@ -93,7 +93,7 @@ def main(_: list[str]) -> None:
         wrong = sum(int((a != b).sum()) for a, b in zip(labels, expected, strict=True))
         rows[name]["different"] = wrong / sum(label.size for label in expected)
         print(name, rows[name], flush=True)
-    image = resize_image(source[0]["image"], trained.network().size)
+    image = resize_image(source[0]["image"], networks.of(trained).fit.size)
     for name, speed in network_speed(functions, image).items():
         rows[name] |= speed
     result = {

@@ -19,11 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.data import tiles
+
 FILL = (124, 116, 104)  # the mean colour of ImageNet: close to 0 after normalisation
 MAX_PIXELS = 2**22  # of a padded image that the network takes whole: 2048×2048
 TILE = 1024  # height and width of tiles, at most
 OVERLAP = 0.5  # of neighbouring tiles
-SIGMA = 0.125  # of the blending weights, over the tile's size
 BATCH = 4  # tiles at once
 MAX_BAND = 2**26  # logits of a band of rows of a stretched image
 
@@ -56,12 +57,16 @@ def resize_image(image: np.ndarray, size: Shape) -> np.ndarray:
 
 
 def at_size(
-    logits: jax.Array, size: jax.Array, shape: Shape, top: jax.Array | int = 0
+    logits: jax.Array,
+    size: jax.Array,
+    shape: Shape,
+    top: jax.Array | int = 0,
+    left: jax.Array | int = 0,
 ) -> jax.Array:
     """Logits [h, w, C] of a stretched image, at the image's own `size`, int32 [2]: [*shape, C].
 
-    Bilinear, with half-pixel centres. The first row is number `top`; what lies beyond `size`
-    repeats the edge. A pixel is the same in every band and whatever the `shape`.
+    Bilinear, with half-pixel centres. The first row is number `top`, the first column `left`; what
+    lies beyond `size` repeats the edge. A pixel is the same in every part and whatever the `shape`.
     """
 
     def neighbours(axis: int, first: jax.Array | int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -73,7 +78,7 @@ def at_size(
 
     low, high, share = neighbours(0, top)
     rows = logits[low] + share[:, None, None] * (logits[high] - logits[low])
-    low, high, share = neighbours(1, 0)
+    low, high, share = neighbours(1, left)
     return rows[:, low] + share[None, :, None] * (rows[:, high] - rows[:, low])
 
 
@@ -120,8 +125,14 @@ class Fit(NamedTuple):
         if not self.is_tiled(shape):
             yield from self.rows(logits(self.input(image)[None])[0], shape, finish)
             return
-        tile = self.size if self.fixed_size else np.minimum(padded_shape(shape), TILE)
-        for top, band in _tiled(logits, image, tuple(map(int, tile)), num_classes):
+        tile = self.size if self.fixed_size else tuple(min(n, TILE) for n in padded_shape(shape))
+        image = pad(image, tuple(map(max, zip(shape, tile, strict=True))), FILL)
+
+        def scores(corners: list[tiles.Corner]) -> Iterator[np.ndarray]:
+            parts = [tiles.part(image, corner, tile) for corner in corners]
+            return tiles.in_batches(logits, parts, BATCH)
+
+        for top, band in tiles.blended(scores, image.shape[:2], tile, OVERLAP, num_classes):
             yield top, jax.jit(finish)(band)
 
     def rows(self, logits: Any, shape: Shape, finish: Finish) -> Iterator[tuple[int, Any]]:
@@ -133,45 +144,3 @@ class Fit(NamedTuple):
         count = min(height, max(1, MAX_BAND // (width * logits.shape[-1])))
         for top in range(0, shape[0], count):
             yield top, _at_size(finish, logits, np.array(shape), (count, width), top)
-
-
-def _tiled(
-    logits: Logits, image: np.ndarray, tile: Shape, num_classes: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """First row and logits [n, W, C] of bands; those of one row of tiles are kept at a time."""
-    image = pad(image, tuple(np.maximum(image.shape[:2], tile)), FILL)
-    height, width = tile
-    tops, lefts = (_starts(n, m) for n, m in zip(image.shape[:2], tile, strict=True))
-    weight = _bell(height)[:, None, None] * _bell(width)[:, None]
-    band = np.zeros((height, image.shape[1], num_classes), np.float32)
-    total = np.zeros((height, image.shape[1], 1), np.float32)
-    for top, next_top in zip(tops, [*tops[1:], image.shape[0]], strict=True):
-        tiles = [image[top : top + height, left : left + width] for left in lefts]
-        for left, scores in zip(lefts, _in_batches(logits, tiles), strict=True):
-            band[:, left : left + width] += weight * scores
-            total[:, left : left + width] += weight
-        done = next_top - top
-        yield top, band[:done] / total[:done]
-        # What the next row of tiles adds to moves up.
-        for kept in (band, total):
-            kept[: height - done] = kept[done:]
-            kept[height - done :] = 0
-
-
-def _in_batches(logits: Logits, tiles: list[np.ndarray]) -> Iterator[np.ndarray]:
-    for first in range(0, len(tiles), BATCH):
-        batch = tiles[first : first + BATCH]
-        filled = np.stack(batch + batch[:1] * (BATCH - len(batch)))
-        yield from np.asarray(logits(filled))[: len(batch)]
-
-
-def _starts(length: int, tile: int) -> list[int]:
-    """First pixels of tiles that cover a length with at least OVERLAP between neighbours."""
-    step = max(1, int(tile * (1 - OVERLAP)))
-    return [*range(0, length - tile, step), length - tile]
-
-
-def _bell(length: int) -> np.ndarray:
-    """Weights float32 [length], 1 in the middle; never so small that their sum vanishes."""
-    x = (np.arange(length) + 0.5) / length - 0.5
-    return np.maximum(np.exp(-0.5 * (x / SIGMA) ** 2), 1e-3).astype(np.float32)

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from segjax.data.fitting import FILL, Fit, pad, padded_shape, resize_image
 from segjax.data.label_table import VOID
+from segjax.data.refining import Refined
 from segjax.data.sources import Source, Subset
 from segjax.errors import ConfigError
 
@@ -37,7 +38,7 @@ class FixedShapeSource:
     With `config.fit` = 'resize' images are stretched to `config.size`; with 'pad' they keep their
     pixels and are padded below and at the right to `max_size`, or, to be taken `whole`, as
     `fitting.Fit` does. `native` leaves labels at their own resolution (padded to `max_size`) also
-    where images are resized.
+    where images are resized. With `small` an example has also the image as that fit stretches it.
     """
 
     def __init__(
@@ -49,24 +50,25 @@ class FixedShapeSource:
         *,
         whole: bool = False,
         cache_gb: float | None = None,
+        small: Fit | None = None,
     ) -> None:
         if config.fit not in FITS:
             raise ConfigError(f"config.data.fit is {config.fit!r}; choose one of {FITS}")
-        self.source, self.config, self.native = source, config, native
+        self.source, self.config, self.native, self.small = source, config, native, small
         resized = config.fit == "resize"
         self.stretched = resized and native  # images are, their labels are not
         padded = padded_shape(max_size) if whole else tuple(max_size)
         self.image_shape = tuple(config.size) if resized else padded
         self.label_shape = tuple(config.size) if resized and not native else tuple(max_size)
-        pixels = 3 * np.prod(self.image_shape) + np.prod(self.label_shape)
-        self.gigabytes = len(source) * pixels / 1e9
+        shapes = {"image": (*self.image_shape, 3), "label": self.label_shape}
+        if small:
+            shapes["small"] = (*small.size, 3)
+        self.gigabytes = len(source) * sum(map(np.prod, shapes.values())) / 1e9
         self._cache: Batch | None = None
         if self.gigabytes <= (config.cache_gb if cache_gb is None else cache_gb):
             self._cache = {
-                "image": np.empty((len(source), *self.image_shape, 3), np.uint8),
-                "label": np.empty((len(source), *self.label_shape), np.uint8),
-                "size": np.empty((len(source), 2), np.int32),
-            }
+                name: np.empty((len(source), *shape), np.uint8) for name, shape in shapes.items()
+            } | {"size": np.empty((len(source), 2), np.int32)}
             with ThreadPoolExecutor(config.num_threads) as pool:
                 list(pool.map(self._keep, range(len(source))))
 
@@ -94,6 +96,7 @@ class FixedShapeSource:
     def _fit(self, i: int) -> Batch:
         example = self.source[i]
         image, label = example["image"], example["label"]
+        small = {"small": self.small.input(image)} if self.small else {}
         if self.config.fit == "resize":
             image = resize_image(image, self.image_shape)
             label = label if self.native else resize_label(label, self.label_shape)
@@ -101,6 +104,7 @@ class FixedShapeSource:
             "image": pad(image, self.image_shape, FILL),
             "label": pad(label, self.label_shape, VOID),
             "size": np.array(label.shape, np.int32),
+            **small,
         }
 
 
@@ -111,6 +115,7 @@ class EvalSplit:
       sizes: height and width of every example.
       native: scores are counted at the labels' own resolution.
       about: which data they are, for the report.
+      fit: how an image meets the network, if not as `config` says.
     """
 
     def __init__(
@@ -120,9 +125,10 @@ class EvalSplit:
         config: ConfigDict,
         native: bool = True,
         about: dict[str, Any] | None = None,
+        fit: Fit | Refined | None = None,
     ) -> None:
         self.table, self.native, self.about = source.table, native, about or {}
-        self.fit = Fit(tuple(config.size), config.fit == "resize")
+        self.fit = fit or Fit(tuple(config.size), config.fit == "resize")
         parts: dict[Any, list[int]] = {}
         for i, size in enumerate(sizes):
             parts.setdefault(self._part(size), []).append(i)
@@ -143,6 +149,8 @@ class EvalSplit:
 
     def _part(self, size: tuple[int, int]) -> Any:
         """What examples that go through the network together have in common."""
+        if isinstance(self.fit, Refined):
+            return "large"
         if self.fit.resizes and not self.native:
             return "resized"
         if self.fit.is_tiled(size) or np.prod(size) * len(self.table.names) > MAX_LOGITS:

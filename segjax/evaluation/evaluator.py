@@ -63,8 +63,9 @@ def evaluate(
 
     Args:
       variables: params and batch_stats, on the devices.
-      step: `step.eval_step`, compiled by `devices`; loss: the one whose sums it gives; logits: a
-        function of variables and images, for images that go through the network alone.
+      step: `step.eval_step`, compiled by `devices`; loss: the one whose sums it gives; logits: of
+        variables, the function that `fitting` or `refining` takes, for images that go through the
+        network alone.
       batch_size: at most; rounded up to a multiple of the number of devices.
     """
     sizes = [_batch_size(group, batch_size, len(devices.devices)) for group in examples.groups]
@@ -144,12 +145,12 @@ def _score_large(
     variables = jax.device_put(devices.unreplicate(variables), jax.local_devices()[0])
     for i in range(len(split.large)):
         example = split.large[i]
-        sums, prediction = _score_bands(partial(logits, variables), example, split, loss)
+        sums, prediction = _score_bands(logits(variables), example, split, loss)
         yield sums, [(example["image"], example["label"], prediction)] if i in drawn else []
 
 
 def _score_bands(
-    logits: Callable, example: Example, split: EvalSplit, loss: Loss
+    logits: Any, example: Example, split: EvalSplit, loss: Loss
 ) -> tuple[dict[str, Any], np.ndarray]:
     """The sums of `step.eval_step` and the prediction, uint8 [H, W], of one image, in bands."""
     label, num_classes = example["label"], len(split.table.names)

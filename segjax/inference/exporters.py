@@ -24,13 +24,13 @@ from jax.extend import core
 from segjax.data.fitting import FILL
 from segjax.errors import ConfigError
 from segjax.inference import networks, verification
-from segjax.inference.networks import Trained
 from segjax.inference.verification import DTYPE
 from segjax.models.layers import blocks
 from segjax.run import workdir
 from segjax.run.state import fingerprint
 from segjax.runtime.files import expand
-from segjax.weights import pretrained
+from segjax.weights import pretrained, runs
+from segjax.weights.runs import Trained
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 OPSET = 18  # of ONNX: TensorRT 10 and ONNX Runtime 1.14 know it
@@ -160,14 +160,14 @@ def export_run(
             f"--output {output} with --format {format}: ONNX files end in .onnx, and no others do"
         )
     folder, output = (Path(expand(str(path))) for path in (folder, output))
-    trained = networks.restore(folder, checkpoint, dtype=DTYPE)
+    trained = runs.restore(folder, checkpoint, dtype=DTYPE)
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_name(f".{output.name}.tmp")
     try:
         writers[format](trained, unfinished)
         result = {}
         if verify:
-            scored = networks.restore(folder, checkpoint)
+            scored = runs.restore(folder, checkpoint)
             result = verification.compare(scored, trained, unfinished, data_root)
             verification.require_equal(result, output)
         os.replace(unfinished, output)

@@ -90,7 +90,7 @@ def predict_images(
     census = values.Census(model.network.value_range)
     draw = partial(model.overlay, opacity=opacity, contours=contours) if overlay else None
     log.info("Compiling the network")
-    model.label(np.zeros((*model.network.size, 3), np.uint8))
+    model.label(np.zeros((*model.fit.size, 3), np.uint8))
     try:
         for path, out in tqdm(files.items(), unit="image", disable=None):
             try:

@@ -5,7 +5,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from ml_collections import ConfigDict
 
-from segjax import models
+from segjax.data.fitting import Fit
 from segjax.data.label_table import LabelTable
+from segjax.data.refining import Refined, TwoStage
 from segjax.errors import ConfigError, DataError
 from segjax.evaluation import tta as test_time
-from segjax.models.segmenter import Segmenter
-from segjax.run import workdir
-from segjax.run.checkpoints import Checkpoints
 from segjax.weights import tensor_files
+from segjax.weights.runs import Trained
 
 STABLEHLO, ONNX = "stablehlo", "onnx"
 MEMBERS = ("model.stablehlo", "metadata.json")  # of the zip file that a StableHLO export is
@@ -35,63 +32,24 @@ SMALLEST = float(np.finfo(np.float32).tiny)
 class Network(NamedTuple):
     """A network ready for inference, of a work directory or of an exported file.
 
-    logits: uint8 [B, h, w, 3] RGB to float32 [B, h, w, C], up to a constant in every pixel.
-    size: h and w that it was trained on.
-    resizes: images are stretched to `size`; otherwise they keep their pixels (see `fitting`).
-    fixed_size: it takes no other (ONNX).
+    logits: uint8 [B, h, w, 3] RGB to float32 [B, h, w, C], up to a constant in every pixel; with a
+      refiner both functions.
+    fit: how an image meets it.
     value_range: what files hold to what it takes, see `decode.decode_image`.
     """
 
-    logits: Callable[[Any], Any]
+    logits: Callable[[Any], Any] | TwoStage
     table: LabelTable
-    size: tuple[int, int]
-    resizes: bool
-    fixed_size: bool = False
+    fit: Fit | Refined
     value_range: tuple[float, ...] = ()
 
 
-class Trained(NamedTuple):
-    """A checkpoint of a run: the model and its averaged variables, params and batch_stats."""
-
-    model: Segmenter
-    variables: dict[str, Any]
-    config: ConfigDict
-    table: LabelTable
-    step: int
-
-    def logits(self, images: jax.Array) -> jax.Array:
-        """The network's function, uint8 [B, h, w, 3] to float32 [B, h, w, C]."""
-        return self.model.apply(self.variables, images, train=False)
-
-    def network(self) -> Network:
-        """The function, compiled, with what prediction has to know."""
-        data = self.config.data
-        return Network(
-            jax.jit(self.logits),
-            self.table,
-            tuple(data.size),
-            data.fit == "resize",
-            value_range=tuple(data.value_range),
-        )
-
-
-def restore(folder: str | Path, checkpoint: str = "best", dtype: str | None = None) -> Trained:
-    """The `best` or `latest` checkpoint of a work directory; DataError where there is none.
-
-    dtype: what it computes in; by default what it was trained in.
-    """
-    config, table, _ = workdir.load(Path(folder))
-    fields = config.model.copy_and_resolve_references()
-    fields.dtype = dtype or fields.dtype
-    model = models.build(fields, len(table.names))
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
-    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
-    like = {name: shapes.get(name, {}) for name in ("params", "batch_stats")}
-    checkpoints = Checkpoints(folder, reads_only=True)
-    step = checkpoints.find(checkpoint)
-    variables = checkpoints.restore_ema(like, step)
-    checkpoints.close()
-    return Trained(model, variables, config, table, step)
+def of(trained: Trained) -> Network:
+    """The functions of a run, compiled, with what prediction has to know."""
+    data, logits = trained.config.data, jax.jit(trained.logits)
+    if trained.segmenter:
+        logits = TwoStage(jax.jit(trained.segmenter.logits), logits)
+    return Network(logits, trained.table, trained.fit, tuple(data.value_range))
 
 
 def read_file(path: str | Path) -> tuple[Network, dict[str, Any]]:
@@ -121,7 +79,7 @@ def read_file(path: str | Path) -> tuple[Network, dict[str, Any]]:
         return jnp.log(jnp.maximum(probabilities(images), SMALLEST))
 
     compiled = logits if is_onnx else jax.jit(logits)
-    return Network(compiled, table, size, resizes, is_onnx, value_range), metadata
+    return Network(compiled, table, Fit(size, resizes, is_onnx), value_range), metadata
 
 
 def _read_stablehlo(path: Path) -> tuple[Callable[[Any], Any], dict[str, Any]]:
@@ -148,8 +106,13 @@ def _read_onnx(path: Path) -> tuple[Callable[[Any], Any], dict[str, Any]]:
 def averaged(network: Network, tta: Sequence[str]) -> Network:
     """The network whose logits are means over changes of its input: see `tta.averaged`.
 
-    Raises ConfigError for what `tta` cannot be, and for scales where the size is fixed.
+    With a refiner those of its segmenter are. Raises ConfigError for what `tta` cannot be, and for
+    scales where the size is fixed.
     """
-    test_time.scales(tta, network.fixed_size)
+    if isinstance(network.logits, TwoStage):
+        test_time.scales(tta, network.fit.fit.fixed_size)
+        coarse = jax.jit(test_time.averaged(network.logits.coarse, tta))
+        return network._replace(logits=network.logits._replace(coarse=coarse))
+    test_time.scales(tta, network.fit.fixed_size)
     logits = test_time.averaged(network.logits, tta)
-    return network._replace(logits=logits if network.fixed_size else jax.jit(logits))
+    return network._replace(logits=logits if network.fit.fixed_size else jax.jit(logits))

@@ -21,10 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.data.fitting import Finish, Fit
+from segjax.data.fitting import Finish
 from segjax.inference import networks
 from segjax.inference.networks import Network
 from segjax.runtime.files import expand
+from segjax.weights import runs
 
 
 def load(path: str | Path, checkpoint: str = "best", tta: Sequence[str] = ()) -> "Predictor":
@@ -38,7 +39,7 @@ def load(path: str | Path, checkpoint: str = "best", tta: Sequence[str] = ()) ->
     if path.is_file():
         network, _ = networks.read_file(path)
     else:
-        network = networks.restore(path, checkpoint).network()
+        network = networks.of(runs.restore(path, checkpoint))
     return Predictor(networks.averaged(network, tta) if tta else network)
 
 
@@ -56,7 +57,7 @@ class Predictor:
 
     def __init__(self, network: Network) -> None:
         self.network, self.table = network, network.table
-        self.fit = Fit(network.size, network.resizes, network.fixed_size)
+        self.fit = network.fit
 
     def label(self, image: np.ndarray) -> np.ndarray:
         """Class ids, uint8 [H, W], of an image, uint8 [H, W, 3] RGB."""

@@ -12,9 +12,10 @@ from segjax.data import check
 from segjax.errors import ExportError
 from segjax.evaluation import iou
 from segjax.inference import networks
-from segjax.inference.networks import Network, Trained
+from segjax.inference.networks import Network
 from segjax.inference.predictor import Predictor
 from segjax.weights import pretrained, tensor_files
+from segjax.weights.runs import Trained
 
 DTYPE = "float32"  # what files compute in: ONNX Runtime has no bfloat16 convolutions
 MAX_DIFFERENCE = 1e-3  # share of pixels of another class
@@ -63,9 +64,11 @@ def compare(
 def _models(scored: Trained, exported: Trained, path: Path) -> dict[str, Predictor]:
     """What is compared: the file, the run and, where these differ by construction, `converted`."""
     file = _read_back(exported, path)
-    found = {"file": file, "run": scored.network()}
-    if (file.fixed_size and not file.resizes) or scored.model.dtype != exported.model.dtype:
-        found["converted"] = exported.network()._replace(fixed_size=file.fixed_size)
+    found = {"file": file, "run": networks.of(scored)}
+    if (file.fit.fixed_size and not file.fit.resizes) or scored.model.dtype != exported.model.dtype:
+        converted = networks.of(exported)
+        fit = converted.fit._replace(fixed_size=file.fit.fixed_size)
+        found["converted"] = converted._replace(fit=fit)
     return {name: Predictor(network) for name, network in found.items()}
 
 
@@ -73,7 +76,7 @@ def _read_back(trained: Trained, path: Path) -> Network:
     if not tensor_files.read_header(path):
         return networks.read_file(path)[0]
     variables = pretrained.load(path, jax.tree.map(jnp.zeros_like, trained.variables))
-    return trained._replace(variables=variables).network()
+    return networks.of(trained._replace(variables=variables))
 
 
 def _in_a_line(result: dict[str, Any]) -> str:

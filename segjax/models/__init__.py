@@ -15,11 +15,13 @@ from segjax import defaults
 from segjax.errors import ConfigError
 from segjax.models import mobilenet_v2, unet
 from segjax.models.patchgan import NORMS, PatchGAN
+from segjax.models.refiner import Refiner
 from segjax.models.segmenter import Segmenter
 
 # Of a section of config.model, the fields axis_name and dtype of all layers, and strides.
 ENCODERS: dict[str, Callable[..., nn.Module]] = {"mobilenet_v2": mobilenet_v2.build}
 DECODERS: dict[str, Callable[..., nn.Module]] = {"unet": unet.build}
+REFINERS = ("none", "pix2pix")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -61,6 +63,21 @@ def _require_unchanged(config: ConfigDict, others: set[str]) -> None:
                     f"{config.encoder} under {config.name}; set config.model.encoder or "
                     "config.model.name, or leave the field out"
                 )
+
+
+def build_refiner(
+    config: ConfigDict, model: ConfigDict, num_classes: int, axis_name: str | None = None
+) -> Refiner:
+    """The refiner of `config.refiner`; `model`, of its segmenter, says mean, std and dtype."""
+    return Refiner(
+        num_classes=num_classes,
+        mean=tuple(model.mean),
+        std=tuple(model.std),
+        channels=tuple(config.channels),
+        features=config.features,
+        axis_name=axis_name,
+        dtype=DTYPES[model.dtype],
+    )
 
 
 def build_discriminator(config: ConfigDict, dtype: str, axis_name: str | None = None) -> PatchGAN:

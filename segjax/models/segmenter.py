@@ -30,6 +30,7 @@ class Segmenter(nn.Module):
     std: Sequence[float]
     freeze_encoder: bool = False
     dtype: Any = jnp.float32
+    in_channels = 3
 
     @property
     def stochastic(self) -> bool:

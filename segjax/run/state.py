@@ -105,7 +105,8 @@ def create(model: nn.Module, optimizer: optax.GradientTransformation, seed: int)
     """A state at step 0, the same for the same seed on any number of devices."""
 
     def fresh(key: jax.Array) -> TrainState:
-        variables = _init(model, key, jnp.zeros((1, 64, 64, 3), jnp.uint8))
+        channels = getattr(model, "in_channels", 3)
+        variables = _init(model, key, jnp.zeros((1, 64, 64, channels), jnp.uint8))
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             opt_state=optimizer.init(variables["params"]),

@@ -43,12 +43,16 @@ def as_json(config: ConfigDict) -> dict:
     return json.loads(config.to_json_best_effort())
 
 
-# The sections of families: a run that has not that of one is not made of it.
-_model = _flatten(as_json(defaults.get_config().model))
-FAMILIES = {f"model.{field}": value for field, value in _model.items() if "." in field}
+# The sections of families and of the refiner: a run that has not that of one is not made of it.
+_defaults = _flatten(as_json(defaults.get_config()))
+SECTIONS = {
+    field: value
+    for field, value in _defaults.items()
+    if field.startswith("refiner.") or (field.startswith("model.") and field.count(".") == 2)
+}
 # Fields that came later, with the values that give what the runs without them were.
 LATER = {
-    **FAMILIES,
+    **SECTIONS,
     "checkpoint_minutes": 0.0,
     "model.name": "unet",
     "model.encoder": "mobilenet_v2",
@@ -63,6 +67,8 @@ LATER = {
     "data.subfolders": False,
     "data.value_range": [],
     "optim.sgd_decay": "decoupled",
+    "loss.boundary": 0.0,
+    "gan.feature_matching": 0.0,
 }
 
 # Those of LATER whose default is another today.

@@ -65,7 +65,7 @@ def scale_and_crop(
     return image, jnp.where(inside, label, VOID).astype(jnp.uint8)
 
 
-def _photometric(key: jax.Array, image: jax.Array, options: Options) -> jax.Array:
+def photometric(key: jax.Array, image: jax.Array, options: Options) -> jax.Array:
     """Random brightness, contrast, saturation, hue and gamma of an image [H, W, 3] in 0 … 255."""
     keys = jax.random.split(key, 5)
     image = image / 255
@@ -84,36 +84,67 @@ def _photometric(key: jax.Array, image: jax.Array, options: Options) -> jax.Arra
     return image.clip(0, 1) * 255
 
 
+class Placement(NamedTuple):
+    """Where a window lies in a scaled example, see `scale_and_crop`, and how it is mirrored.
+
+    flips: bool [2], along height and width.
+    """
+
+    scale: jax.Array
+    position: jax.Array
+    flips: list[jax.Array | None]
+
+    def mirrored(self, array: jax.Array) -> jax.Array:
+        """A window [h, w, ...], mirrored or not."""
+        for axis, flip in enumerate(self.flips):
+            if flip is not None:
+                array = jnp.where(flip, jnp.flip(array, axis), array)
+        return array
+
+
+def draw_placement(key: jax.Array, options: Options) -> tuple[Placement, jax.Array]:
+    """A random placement, and a key for what else is random about the example."""
+    scale_key, position_key, flip_key, other_key = jax.random.split(key, 4)
+    low, high = options.scale
+    scale = low * (high / low) ** jax.random.uniform(scale_key)
+    position = jax.random.uniform(position_key, (2,))
+    flips = [
+        jax.random.bernoulli(jax.random.fold_in(flip_key, axis)) if wanted else None
+        for axis, wanted in enumerate((options.flip_vertical, options.flip_horizontal))
+    ]
+    return Placement(scale, position, flips), other_key
+
+
 def augment_example(
     key: jax.Array, example: dict[str, jax.Array], out: tuple[int, int], options: Options
 ) -> tuple[jax.Array, jax.Array]:
     """One example to image float32 [h, w, 3] in 0 … 255 and label uint8 [h, w], out = (h, w)."""
-    scale_key, position_key, flip_key, color_key = jax.random.split(key, 4)
-    low, high = options.scale
-    scale = low * (high / low) ** jax.random.uniform(scale_key)
-    position = jax.random.uniform(position_key, (2,))
+    placement, color_key = draw_placement(key, options)
     image, label = scale_and_crop(
-        example["image"], example["label"], example["size"], scale, position, out
+        example["image"], example["label"], example["size"], *placement[:2], out
     )
-    for axis, wanted in ((0, options.flip_vertical), (1, options.flip_horizontal)):
-        if wanted:
-            flip = jax.random.bernoulli(jax.random.fold_in(flip_key, axis))
-            image = jnp.where(flip, jnp.flip(image, axis), image)
-            label = jnp.where(flip, jnp.flip(label, axis), label)
-    return _photometric(color_key, image, options), label
+    image, label = map(placement.mirrored, (image, label))
+    return photometric(color_key, image, options), label
 
 
-def augment(
-    seed: int, batch: dict[str, jax.Array], out: tuple[int, int], options: Options
-) -> tuple[jax.Array, jax.Array]:
-    """A training batch to images float32 [B, h, w, 3] and labels uint8 [B, h, w].
+def examples_and_keys(
+    seed: int, batch: dict[str, jax.Array], names: tuple[str, ...]
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """The arrays of a batch by these names, [B, ...], and a key [B] for each example.
 
     The key of an example is a function of `seed` and `batch["index"]` alone.
     """
     if "examples" in batch:
         batch = batch | {name: array[batch["row"]] for name, array in batch["examples"].items()}
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(batch["index"])
-    examples = {name: batch[name] for name in ("image", "label", "size")}
+    return {name: batch[name] for name in names}, keys
+
+
+def augment(
+    seed: int, batch: dict[str, jax.Array], out: tuple[int, int], options: Options
+) -> tuple[jax.Array, jax.Array]:
+    """A training batch to images float32 [B, h, w, 3] and labels uint8 [B, h, w]."""
+    examples, keys = examples_and_keys(seed, batch, ("image", "label", "size"))
     return jax.vmap(lambda key, example: augment_example(key, example, out, options))(
         keys, examples
     )

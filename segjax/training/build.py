@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from segjax import models
 from segjax.data import check, pipeline
+from segjax.data.refining import Refined, TwoStage
 from segjax.data.sources import Source
 from segjax.evaluation import tta as test_time
 from segjax.evaluation.loss import Loss
@@ -19,13 +20,14 @@ from segjax.evaluation.step import eval_step
 from segjax.models.segmenter import has_several_axes
 from segjax.run import state
 from segjax.runtime.devices import Parallel
-from segjax.training import adversarial, augment, gan_step, losses, optim, steps
+from segjax.training import adversarial, augment, gan_step, losses, optim, refinement, steps
+from segjax.weights.runs import Trained
 
 
 class CompiledSteps(NamedTuple):
     """The compiled steps, which take state or variables from the devices, and what is in them.
 
-    logits: variables and images, on one device, to logits.
+    logits: of variables on one device, the function that `fitting` or `refining` takes.
     """
 
     model: nn.Module
@@ -53,12 +55,14 @@ def compile_steps(
     pixel_counts: np.ndarray,
     total_steps: int,
     tta: Sequence[str] = (),
+    segmenter: Trained | None = None,
 ) -> CompiledSteps:
     """Model, optimiser, and the steps with everything but state and batch bound to them.
 
-    pixel_counts: [C], of the training split; tta: of the evaluation, see `tta.averaged`.
+    pixel_counts: [C], of the training split; tta: of the evaluation, see `tta.averaged`; segmenter:
+    what a refiner refines.
     """
-    model = models.build(config.model, num_classes, devices.axis_name)
+    model = _build_model(config, num_classes, devices.axis_name)
     optimizer, schedule = _build_optimizer(config, model, total_steps)
     loss = losses.build(config.loss, pixel_counts)
     train_step = partial(
@@ -66,15 +70,12 @@ def compile_steps(
         model=model,
         optimizer=optimizer,
         loss=loss,
-        augment=_bind_augment(config),
+        augment=_bind_augment(config, segmenter),
         seed=config.seed,
         accumulate=config.optim.accumulate,
         ema_decay=config.optim.ema_decay,
         axis_name=devices.axis_name,
     )
-
-    def logits(variables: Any, images: jax.Array) -> jax.Array:
-        return test_time.averaged(partial(model.apply, variables, train=False), tta)(images)
 
     return CompiledSteps(
         model=model,
@@ -83,7 +84,7 @@ def compile_steps(
         loss=loss,
         train_step=devices.compile(train_step, donate_state=True),
         eval_step=_compile_eval_step(config, devices, model, loss, tta),
-        logits=jax.jit(logits),
+        logits=_compile_logits(model, segmenter, tta),
         gan=_compile_gan(config, devices, total_steps // config.num_epochs, train_step.keywords),
     )
 
@@ -95,9 +96,39 @@ def _build_optimizer(
     return optim.build(config.optim, total_steps, is_decayed, config.model.freeze_encoder)
 
 
-def _bind_augment(config: ConfigDict) -> steps.Augment:
-    options = augment.Options(**config.augment)
-    return partial(augment.augment, config.seed, out=tuple(config.data.size), options=options)
+def _build_model(config: ConfigDict, num_classes: int, axis_name: str | None) -> nn.Module:
+    if config.refiner.name == "none":
+        return models.build(config.model, num_classes, axis_name)
+    return models.build_refiner(config.refiner, config.model, num_classes, axis_name)
+
+
+def _bind_augment(config: ConfigDict, segmenter: Trained | None) -> steps.Augment:
+    bound = dict(out=tuple(config.data.size), options=augment.Options(**config.augment))
+    if segmenter is None:
+        return partial(augment.augment, config.seed, **bound)
+    bound["refinement"] = refinement.Refinement(
+        partial(segmenter.model.apply, train=False),
+        len(segmenter.table.names),
+        config.refiner.damage,
+        config.refiner.disturbance,
+    )
+    return partial(refinement.augment, config.seed, **bound)
+
+
+def _compile_logits(
+    model: nn.Module, segmenter: Trained | None, tta: Sequence[str]
+) -> Callable[[Any], Any]:
+    """A function of variables to one of images, compiled; with a refiner to both stages."""
+
+    def averaged(model: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
+        return test_time.averaged(partial(model.apply, variables, train=False), tta)(images)
+
+    if segmenter is None:
+        compiled = jax.jit(partial(averaged, model))
+        return lambda variables: partial(compiled, variables)
+    coarse = partial(jax.jit(partial(averaged, segmenter.model)), segmenter.variables)
+    refine = jax.jit(partial(model.apply, train=False))
+    return lambda variables: TwoStage(coarse, partial(refine, variables))
 
 
 def _compile_eval_step(
@@ -148,17 +179,20 @@ def eval_examples(
     report: check.Report,
     source: Source | None = None,
     place: dict[str, str] | None = None,
+    segmenter: Trained | None = None,
 ) -> pipeline.EvalSplit:
     """A checked split as the evaluator wants it.
 
-    source: in place of what the configuration names; place: how a report names it then.
+    source: in place of what the configuration names; place: how a report names it then; segmenter:
+    what a refiner refines.
     """
     data = config.data
     about = place or {"source": data.source, "name": data.name, "root": data.root, "split": split}
     about |= {"num_skipped": len(report.skipped[split]), "sha256": report.sha256[split]}
     source = check.usable(data, split, report, source)
     native = config.eval.resolution == "native"
-    return pipeline.EvalSplit(source, report.sizes[split], data, native, about)
+    fit = Refined(segmenter.fit) if segmenter else None
+    return pipeline.EvalSplit(source, report.sizes[split], data, native, about, fit)
 
 
 def resolution_name(config: ConfigDict) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from segjax.data.pipeline import EvalSplit
 from segjax.errors import ConfigError
 from segjax.evaluation import scored
 from segjax.evaluation import tta as test_time
@@ -16,7 +17,7 @@ from segjax.run import state, workdir
 from segjax.run.checkpoints import Checkpoints
 from segjax.runtime.devices import Parallel
 from segjax.runtime.files import expand
-from segjax.training import build
+from segjax.training import build, second_stage
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +63,14 @@ def evaluate_run(
     path = Path(output or folder / "report" / f"{name or '_'.join([data.name, *changes])}.json")
     if data.name != split and not (name or output):
         _require_same_data(path, data)
+    segmenter = second_stage.of_run(config, folder)
     compiled = build.compile_steps(
-        config, devices, len(table.names), counts, total_steps=1, tta=tta
+        config, devices, len(table.names), counts, total_steps=1, tta=tta, segmenter=segmenter
     )
-    result = _evaluate(compiled, config, devices, data, checkpoints, step)
+    examples = build.eval_examples(
+        config, data.split, data.report, data.source, data.place, segmenter
+    )
+    result = _evaluate(compiled, config, devices, examples, checkpoints, step)
     log.info("Pictures and scores: %s", path)
     resolution = build.resolution_name(config)
     return write_report(path, result, table, step, resolution, tta, devices.is_first)
@@ -87,7 +92,7 @@ def _evaluate(
     compiled: build.CompiledSteps,
     config: ConfigDict,
     devices: Parallel,
-    data: Scored,
+    examples: EvalSplit,
     checkpoints: Checkpoints,
     step: int,
 ) -> Evaluation:
@@ -97,7 +102,7 @@ def _evaluate(
     checkpoints.close()
     return evaluate(
         variables,
-        build.eval_examples(config, data.split, data.report, data.source, data.place),
+        examples,
         step=compiled.eval_step,
         loss=compiled.loss,
         logits=compiled.logits,

@@ -42,7 +42,7 @@ def gan_train_step(
     image, label = augment(batch)
     keys = example_keys(model, seed, batch)
     segmenter, critic = state.generator, state.discriminator
-    judge = partial(_judge, adversary.discriminator, image)
+    judge = partial(_judge, adversary.discriminator, image[..., :3])  # a refiner's input has more
 
     def logits_of(params: Any) -> tuple[jax.Array, Any]:
         return forward(model, params, segmenter.batch_stats, image, keys)

@@ -6,6 +6,7 @@ so a loss means the same on any number of devices and, of a split, in batches of
 arithmetic is float32.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,9 +14,11 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from segjax.data.label_table import VOID
 from segjax.evaluation.loss import Loss
 
-TERMS = ("cross_entropy", "focal", "dice", "lovasz")
+TERMS = ("cross_entropy", "focal", "dice", "lovasz", "boundary")
+NEAR = 3  # pixels from an edge that count in the boundary loss
 CLASS_WEIGHTS = ("none", "auto")
 
 
@@ -64,6 +67,31 @@ def cross_entropy(
         return sums["loss"] / jnp.maximum(sums["weight"], 1e-6)
 
     return Loss(sums, value)
+
+
+def boundary(class_weights: jax.Array | None = None, label_smoothing: float = 0.0) -> Loss:
+    """`cross_entropy` of the labelled pixels within NEAR pixels of an edge between two classes.
+
+    The border of the image and the edge of a void region are none.
+    """
+    near = cross_entropy(class_weights, label_smoothing)
+
+    def sums(logits: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
+        return near.sums(logits, jnp.where(_is_near_edge(label, logits.shape[-1]), label, VOID))
+
+    return Loss(sums, near.value)
+
+
+def _is_near_edge(label: jax.Array, num_classes: int) -> jax.Array:
+    """bool [B, H, W], True within NEAR pixels (Chebyshev) of a pixel of another class."""
+    window, void = (1, 2 * NEAR + 1, 2 * NEAR + 1), label >= num_classes
+    label = label.astype(jnp.int32)
+    reduce = partial(
+        jax.lax.reduce_window, window_dimensions=window, window_strides=(1, 1, 1), padding="SAME"
+    )
+    largest = reduce(jnp.where(void, -1, label), -1, jax.lax.max)
+    smallest = reduce(jnp.where(void, num_classes, label), num_classes, jax.lax.min)
+    return smallest < largest
 
 
 def _dice_sums(logits: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
@@ -168,6 +196,7 @@ def build(config: ConfigDict, pixel_counts: jax.Array) -> Loss:
         "focal": cross_entropy(class_weights, config.label_smoothing, config.focal_gamma),
         "dice": dice(),
         "lovasz": lovasz(),
+        "boundary": boundary(class_weights, config.label_smoothing),
     }
     used = {name: config[name] for name in TERMS if config[name]}
 

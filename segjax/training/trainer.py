@@ -19,7 +19,7 @@ from segjax.run.checkpoints import Checkpoints
 from segjax.run.state import GanState, TrainState, fingerprint, not_finite
 from segjax.runtime.devices import Parallel
 from segjax.runtime.files import expanded
-from segjax.training import build
+from segjax.training import build, second_stage
 from segjax.training.totals import Totals
 from segjax.training.validate import validate
 from segjax.weights import pretrained, warm_start
@@ -36,12 +36,15 @@ class Trainer:
         self.devices = Parallel(config.parallel)
         validate(config, self.devices)
         config = pretrained.with_conventions(workdir.as_trained(config, folder), folder)
+        config, self.segmenter = second_stage.with_segmenter(config, folder)
         self.config, self.folder = config, folder
         workdir.require_same_run(folder, config)
         cache, resumes = folder / "data.json", workdir.holds_checkpoints(folder)
         data = check.check(config.data, cache=cache, trained=resumes)
         self.table, counts = data.table, data.pixel_counts["train"]
         log.info("%s\n%s", self.table.describe(), format_report(data))
+        if self.segmenter:
+            second_stage.require_same_classes(config, self.segmenter, self.table)
         fields = self.devices.mode, workdir.deciding_fields(config)
         same = f"{fields} {data.num_images} {data.skipped} {counts.tolist()}"
         self.devices.require_same(same, "the configuration or the data")
@@ -55,8 +58,9 @@ class Trainer:
                 f"{data.num_images['train']} training images; lower it"
             )
         self.total_steps = config.num_epochs * self.steps_per_epoch
+        classes = len(self.table.names)
         self.compiled = build.compile_steps(
-            config, self.devices, len(self.table.names), counts, self.total_steps
+            config, self.devices, classes, counts, self.total_steps, segmenter=self.segmenter
         )
         self.checkpoints = Checkpoints(folder)
         self.start_state, self.epochs, self.totals = self._start_or_restore()
@@ -64,11 +68,17 @@ class Trainer:
 
         train_source = check.usable(config.data, "train", data)
         self.train_examples = pipeline.FixedShapeSource(
-            train_source, config.data, data.max_size["train"], native=False
+            train_source,
+            config.data,
+            data.max_size["train"],
+            native=False,
+            small=self.segmenter and self.segmenter.fit,
         )
-        self.val_examples = build.eval_examples(config, "val", data)
+        self.val_examples = build.eval_examples(config, "val", data, segmenter=self.segmenter)
         self.has_evaluated, self.saved_at = False, time.monotonic()
         if self.devices.is_first:  # at last: a start that fails leaves nothing of its configuration
+            if self.segmenter:
+                second_stage.keep(config, self.segmenter, folder)
             workdir.save(folder, config, data)
             write_cache(cache, data)
 
@@ -81,7 +91,7 @@ class Trainer:
             *(f"{size:,}", self.total_steps, config.batch_size, len(self.devices.devices)),
             *(self.devices.devices[0].device_kind, self.devices.mode),
         )
-        if step is None and config.init_from:
+        if step is None and config.init_from and not self.segmenter:
             log.info("Starting from the best checkpoint of %s", config.init_from)
             source = Path(config.init_from)
             variables = warm_start.variables_of(source, config, self.table, fresh.ema)
@@ -106,6 +116,8 @@ class Trainer:
         if stacked:
             kept = {"examples": self.devices.replicate(stacked)}
             examples = [{"row": np.int32(i)} for i in range(len(examples))]
+        if self.segmenter:
+            kept["segmenter"] = self.devices.replicate(self.segmenter.variables)
         stream = pipeline.train_batches(
             examples,
             self.config.data,

@@ -1,0 +1,83 @@
+"""A trained run as a model and its variables, and a copy of one for a run that builds on it."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from segjax import models
+from segjax.data.fitting import Fit
+from segjax.data.label_table import LabelTable
+from segjax.data.refining import Refined
+from segjax.run import workdir
+from segjax.run.checkpoints import Checkpoints
+
+COPY = "segmenter"  # in the work directory of a refiner: the run that it refines
+# Items of a checkpoint that only training needs.
+NOT_COPIED = ("params", "batch_stats", "opt_state", "discriminator", "step", "progress")
+
+
+class Trained(NamedTuple):
+    """A checkpoint of a run: the model and its averaged variables, params and batch_stats.
+
+    segmenter: that of a refiner, else None.
+    """
+
+    model: nn.Module
+    variables: dict[str, Any]
+    config: ConfigDict
+    table: LabelTable
+    step: int
+    segmenter: "Trained | None" = None
+
+    def logits(self, images: jax.Array) -> jax.Array:
+        """The model's function: uint8 [B, h, w, 3], or what a refiner takes, to [B, h, w, C]."""
+        return self.model.apply(self.variables, images, train=False)
+
+    @property
+    def fit(self) -> Fit | Refined:
+        """How an image meets it."""
+        if self.segmenter:
+            return Refined(self.segmenter.fit)
+        data = self.config.data
+        return Fit(tuple(data.size), data.fit == "resize")
+
+
+def restore(folder: str | Path, checkpoint: str = "best", dtype: str | None = None) -> Trained:
+    """The `best` or `latest` checkpoint of a work directory; DataError where there is none.
+
+    dtype: what it computes in; by default what it was trained in.
+    """
+    config, table, _ = workdir.load(Path(folder))
+    fields = config.copy_and_resolve_references()
+    fields.model.dtype = dtype or fields.model.dtype
+    if fields.refiner.name == "none":
+        model, segmenter = models.build(fields.model, len(table.names)), None
+    else:
+        model = models.build_refiner(fields.refiner, fields.model, len(table.names))
+        segmenter = restore(Path(folder) / COPY, dtype=dtype)
+    image = jax.ShapeDtypeStruct((1, 64, 64, model.in_channels), jnp.uint8)
+    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
+    like = {name: shapes.get(name, {}) for name in ("params", "batch_stats")}
+    checkpoints = Checkpoints(folder, reads_only=True)
+    step = checkpoints.find(checkpoint)
+    variables = checkpoints.restore_ema(like, step)
+    checkpoints.close()
+    return Trained(model, variables, config, table, step, segmenter)
+
+
+def copy(source: Path, step: int, folder: Path) -> None:
+    """A work directory in `folder` with a checkpoint of another, as much as `restore` reads."""
+    unfinished = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    checkpoint = Path("checkpoints", str(step))
+    ignore = shutil.ignore_patterns(*NOT_COPIED)
+    shutil.copytree(source / checkpoint, unfinished / checkpoint, ignore=ignore)
+    for name in ("config.json", "classes.json", "pixel_counts.json"):
+        shutil.copy(source / name, unfinished / name)
+    unfinished.rename(folder)
