@@ -51,7 +51,12 @@ def train(
     return loop.train_and_evaluate(recipes.changed(config, changes or {}), workdir)[1]
 
 
-def load(path: str | Path, checkpoint: str = "best", tta: tuple[str, ...] = ()) -> "Predictor":
+def load(
+    path: str | Path,
+    checkpoint: str = "best",
+    tta: tuple[str, ...] = (),
+    refine: str | Path | None = None,
+) -> "Predictor":
     """The network of a work directory, or of a file that segjax.export wrote.
 
         model = segjax.load("runs/quickstart")
@@ -60,13 +65,14 @@ def load(path: str | Path, checkpoint: str = "best", tta: tuple[str, ...] = ()) 
 
     Args:
       checkpoint: best (by validation mIoU) or latest, of a work directory.
-      tta: what scores are averaged over: ("flip", "0.75").
+      tta: what scores are averaged over: ("flip", "0.75"); with a refiner those of its segmenter.
+      refine: the work directory of a refiner that was trained on this run.
 
-    Raises DataError where there is no run and no such file.
+    Raises DataError where there is no run and no such file, ConfigError for another run's refiner.
     """
     from segjax.inference import predictor
 
-    return predictor.load(path, checkpoint, tta)
+    return predictor.load(path, checkpoint, tta, refine)
 
 
 def predict(
@@ -96,7 +102,7 @@ def evaluate(workdir: str | Path, split: str = "val", **options: Any) -> dict[st
         report["mean_iou"], report["per_class"]["background"]["iou"]
 
     Args:
-      options: as the flags of segjax.evaluate: data_root, images, masks, tta, ...
+      options: as the flags of segjax.evaluate: data_root, images, masks, tta, refine, ...
 
     Returns what is in report/<split>.json.
     """

@@ -18,6 +18,7 @@ from segjax.runtime import cli, process
 
 cli.define_multihost()
 cli.define_checkpoint()
+cli.define_refine()
 flags.DEFINE_string("workdir", None, "The run to evaluate.")
 flags.DEFINE_enum("split", "val", ("train", "val", "test"), "The split to evaluate on.")
 flags.DEFINE_string(
@@ -36,7 +37,7 @@ flags.DEFINE_enum(
 )
 OPTIONS = (
     *("split", "checkpoint", "data_root", "resolution"),
-    *("images", "masks", "name", "output", "tta"),
+    *("images", "masks", "name", "output", "tta", "refine"),
 )
 
 

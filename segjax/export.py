@@ -22,6 +22,7 @@ from absl import flags
 from segjax.runtime import cli
 
 cli.define_checkpoint()
+cli.define_refine()
 flags.DEFINE_string("workdir", None, "The trained run.")
 flags.DEFINE_enum(
     "format",
@@ -39,7 +40,7 @@ def main() -> None:
     cli.require("workdir", "output")
     from segjax.inference import exporters  # late: JAX takes seconds to import, --help should not
 
-    options = cli.values(("format", "checkpoint", "verify", "data_root"))
+    options = cli.values(("format", "checkpoint", "verify", "data_root", "refine"))
     output = flags.FLAGS.output
     result = exporters.export_run(flags.FLAGS.workdir, output, **options)
     print(exporters.describe(output, result))

@@ -17,6 +17,7 @@ from absl import flags
 from segjax.runtime import cli
 
 cli.define_checkpoint()
+cli.define_refine()
 flags.DEFINE_string("workdir", None, "The trained run.")
 flags.DEFINE_string("model", None, "In place of --workdir: a file that segjax.export wrote.")
 flags.DEFINE_string(
@@ -36,8 +37,8 @@ flags.DEFINE_list(
 flags.DEFINE_float("smoothing", 0.0, "Of a video: share of the frames before, 0 to 1.")
 flags.DEFINE_bool("show", False, "Of a video: also in a window.")
 OPTIONS = (
-    *("checkpoint", "tta", "overlay", "opacity", "contours", "probabilities"),
-    *("smoothing", "show"),
+    *("checkpoint", "tta", "refine", "overlay", "opacity", "contours"),
+    *("probabilities", "smoothing", "show"),
 )
 
 

@@ -31,9 +31,9 @@ def images_of(batch, size, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (batch, *size, 3), np.uint8)
 
 
-def drawn(model):
+def drawn(model, seed=0):
     """Variables of a model as training might leave them: training would take a minute."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
         names, noise = [key.key for key in path], rng.normal(size=leaf.shape).astype(np.float32)
@@ -42,14 +42,14 @@ def drawn(model):
             return noise * (2 / np.prod(leaf.shape[:-1])) ** 0.5 * (0.2 if "head" in names else 1)
         return 1 + 0.2 * abs(noise) if names[-1] in ("scale", "var") else 0.2 * noise
 
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
+    image = jax.ShapeDtypeStruct((1, 64, 64, model.in_channels), jnp.uint8)
     shapes = jax.eval_shape(lambda key, x: model.init(key, x), jax.random.key(0), image)
     return jax.tree_util.tree_map_with_path(draw, dict(shapes))
 
 
-def write_run(folder, config, table=SHAPES):
+def write_run(folder, config, table=SHAPES, seed=0):
     """A run with drawn weights."""
-    variables = drawn(models.build(config.model, len(table.names)))
+    variables = drawn(models.build(config.model, len(table.names)), seed)
     counts = np.ones(len(table.names), int)
     workdir.save(folder, config, Report(table, pixel_counts={"train": counts}))
     checkpoints = Checkpoints(folder)

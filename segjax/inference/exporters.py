@@ -147,6 +147,7 @@ def export_run(
     checkpoint: str = "best",
     verify: bool = False,
     data_root: str | None = None,
+    refine: str | Path | None = None,
 ) -> dict[str, float]:
     """Exports a run, in float32; returns what `compare` found, empty without `verify`.
 
@@ -160,6 +161,7 @@ def export_run(
             f"--output {output} with --format {format}: ONNX files end in .onnx, and no others do"
         )
     folder, output = (Path(expand(str(path))) for path in (folder, output))
+    folder = runs.with_refiner(folder, refine)
     trained = runs.restore(folder, checkpoint, dtype=DTYPE)
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_name(f".{output.name}.tmp")

@@ -22,24 +22,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.data.fitting import Finish
+from segjax.errors import ConfigError
 from segjax.inference import networks
 from segjax.inference.networks import Network
 from segjax.runtime.files import expand
 from segjax.weights import runs
 
 
-def load(path: str | Path, checkpoint: str = "best", tta: Sequence[str] = ()) -> "Predictor":
+def load(
+    path: str | Path,
+    checkpoint: str = "best",
+    tta: Sequence[str] = (),
+    refine: str | Path | None = None,
+) -> "Predictor":
     """The network of a work directory, or of a file that segjax.export wrote.
 
     Args:
-      checkpoint: best (by validation mIoU) or latest, of a work directory.
+      checkpoint: best (by validation mIoU) or latest, of a work directory; the refiner's if there
+        is one.
       tta: what scores are averaged over, see `tta.averaged`: ("flip", "0.75").
+      refine: the work directory of a refiner of the run, see `runs.with_refiner`.
     """
     path = Path(expand(str(path)))
     if path.is_file():
+        if refine:
+            raise ConfigError(f"--refine is for --workdir; {path} is a file, and stays as it is")
         network, _ = networks.read_file(path)
     else:
-        network = networks.of(runs.restore(path, checkpoint))
+        network = networks.of(runs.restore(runs.with_refiner(path, refine), checkpoint))
     return Predictor(networks.averaged(network, tta) if tta else network)
 
 

@@ -35,6 +35,7 @@ def segment(
     *,
     checkpoint: str = "best",
     tta: Sequence[str] = (),
+    refine: str | Path | None = None,
     overlay: bool = False,
     opacity: float | None = None,
     contours: bool = False,
@@ -65,7 +66,7 @@ def segment(
         inputs.find_images(source, output, overlay, probabilities)  # before the network is loaded
     _make_folder(output)
     if not isinstance(model, Predictor):
-        model = predictor.load(model, checkpoint, tta)
+        model = predictor.load(model, checkpoint, tta, refine)
     if video:
         return predict_video(model, video, output, smoothing=smoothing, show=show, **drawing)
     return predict_images(

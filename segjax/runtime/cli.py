@@ -53,6 +53,13 @@ def define_checkpoint() -> None:
     )
 
 
+def define_refine() -> None:
+    """--refine=WORKDIR of a refiner."""
+    flags.DEFINE_string(
+        "refine", None, "The work directory of a refiner of --workdir, which has both stages then."
+    )
+
+
 def require(*names: str) -> None:
     """Raises ConfigError where one of these flags has no value."""
     for name in names:

@@ -18,6 +18,7 @@ from segjax.run.checkpoints import Checkpoints
 from segjax.runtime.devices import Parallel
 from segjax.runtime.files import expand
 from segjax.training import build, second_stage
+from segjax.weights import runs
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +35,14 @@ def evaluate_run(
     name: str | None = None,
     output: str | Path | None = None,
     tta: Sequence[str] = (),
+    refine: str | Path | None = None,
 ) -> dict:
     """Scores a checkpoint of `folder`, writes the report and returns it.
 
     For the arguments see the flags of segjax.evaluate. A report's name says what is not as it was
     in training: val_input_tta_flip. (Long, for it has many arguments.)
     """
-    folder = Path(expand(str(folder)))
+    folder = runs.with_refiner(Path(expand(str(folder))), refine)
     data_root, images, masks, output = (
         place and expand(str(place)) for place in (data_root, images, masks, output)
     )

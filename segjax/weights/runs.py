@@ -14,8 +14,11 @@ from segjax import models
 from segjax.data.fitting import Fit
 from segjax.data.label_table import LabelTable
 from segjax.data.refining import Refined
+from segjax.errors import ConfigError, DataError
 from segjax.run import workdir
 from segjax.run.checkpoints import Checkpoints
+from segjax.run.state import fingerprint
+from segjax.runtime.files import expand
 
 COPY = "segmenter"  # in the work directory of a refiner: the run that it refines
 # Items of a checkpoint that only training needs.
@@ -69,6 +72,40 @@ def restore(folder: str | Path, checkpoint: str = "best", dtype: str | None = No
     variables = checkpoints.restore_ema(like, step)
     checkpoints.close()
     return Trained(model, variables, config, table, step, segmenter)
+
+
+def with_refiner(folder: Path, refine: str | Path | None) -> Path:
+    """The work directory of a refiner, once it is known to refine the run in `folder`.
+
+    `folder` itself where `refine` is None. Raises DataError where there is no run, ConfigError where
+    one of them is no refiner, or the other is, and for a refiner of another segmenter.
+    """
+    if refine is None:
+        return folder
+    refine = Path(expand(str(refine)))
+    if not (refine / "config.json").is_file():
+        raise DataError(f"--refine {refine}: no run is there; give the work directory of a refiner")
+    (config, table, _), (given, classes, _) = map(workdir.load, (refine, folder))
+    if given.refiner.name != "none":
+        raise ConfigError(f"--workdir {folder} holds a refiner already; leave --refine out")
+    if config.refiner.name == "none":
+        raise ConfigError(
+            f"--refine {refine} holds a run, but no refiner; train one with --config refine "
+            f"--config.init_from={folder}"
+        )
+    if table.names != classes.names:
+        raise ConfigError(
+            f"--refine {refine} has the classes {', '.join(table.names)}, and --workdir {folder} "
+            f"{', '.join(classes.names)}; give a refiner that was trained on the latter"
+        )
+    steps = [restore(place) for place in (refine / COPY, folder)]
+    if fingerprint(steps[0].variables) != fingerprint(steps[1].variables):
+        raise ConfigError(
+            f"--refine {refine} refines another segmenter (step {steps[0].step}) than the best of "
+            f"--workdir {folder} (step {steps[1].step}); give --workdir {refine} alone to use the "
+            "one it was trained with, or train a refiner of the latter"
+        )
+    return refine
 
 
 def copy(source: Path, step: int, folder: Path) -> None:
