@@ -5,11 +5,14 @@
   python -m segjax.predict --model camvid.onnx --input photos --output out
   python -m segjax.predict --workdir runs/camvid-cpu --input drive.mp4 --output out
   python -m segjax.predict --workdir runs/camvid-cpu --input 0 --output out --show
+  python -m segjax.predict --workdir runs/mine --refine runs/refined --input photos --output out
+  python -m segjax.predict --workdir runs/refined --masks theirs --input photos --output out
 
 Images become class ids as PNG, a video and a camera (by number) a video with the classes laid over
 it; summary.json has class shares and times. A folder and folders linked into it are walked; hidden
 files, earlier results and masks beside images are no input, and what is not used is named. A file
-that cannot be read is reported and skipped; the exit code is 1 then.
+that cannot be read is reported and skipped; the exit code is 1 then. With --masks the mask of every
+image is refined, whatever made it, and one that is missing or does not fit is reported likewise.
 """
 
 from absl import flags
@@ -32,13 +35,25 @@ flags.DEFINE_float("opacity", None, "Of the classes in overlays and videos, 0 to
 flags.DEFINE_bool("contours", False, "Outline the classes in overlays and videos.")
 flags.DEFINE_bool("probabilities", False, "Also write NAME.npz: probabilities, float16.")
 flags.DEFINE_list(
-    "tta", [], "Average over flip (the mirrored image) and scales: --tta=flip,0.75,1.25. Slower."
+    "tta",
+    [],
+    "Average the segmenter's scores over flip (the mirrored image) and scales: "
+    "--tta=flip,0.75,1.25. Slower.",
+)
+flags.DEFINE_bool(
+    "uncertain_only", False, "Of a refiner: only windows with an edge or an uncertain pixel."
+)
+flags.DEFINE_string(
+    "masks",
+    None,
+    "Of a refiner: a folder of masks of any program, by the names of the images, which are refined "
+    "in place of the segmenter's result.",
 )
 flags.DEFINE_float("smoothing", 0.0, "Of a video: share of the frames before, 0 to 1.")
 flags.DEFINE_bool("show", False, "Of a video: also in a window.")
 OPTIONS = (
     *("checkpoint", "tta", "refine", "overlay", "opacity", "contours"),
-    *("probabilities", "smoothing", "show"),
+    *("uncertain_only", "masks", "probabilities", "smoothing", "show"),
 )
 
 

@@ -14,10 +14,13 @@ from test_scored import TABLE, write_images
 
 import segjax
 from segjax import models
+from segjax.data import refining, tiles
 from segjax.data.counts import Report
+from segjax.data.fitting import Fit, at_size
 from segjax.data.label_table import LabelTable
+from segjax.data.refining import Refined, TwoStage
 from segjax.errors import ConfigError, DataError
-from segjax.inference import predictor
+from segjax.inference import networks, predictor, segment
 from segjax.run import workdir
 from segjax.run.checkpoints import Checkpoints
 from segjax.run.state import TrainState
@@ -44,6 +47,7 @@ def write_refiner(folder, segmenter, config):
     config, trained = second_stage.with_segmenter(config, folder)
     model = models.build_refiner(config.refiner, config.model, len(trained.table.names))
     variables = drawn(model)
+    variables["params"]["head"]["kernel"] *= 10  # or it would change next to nothing
     counts = np.ones(len(trained.table.names), int)
     workdir.save(folder, config, Report(trained.table, pixel_counts={"train": counts}))
     second_stage.keep(config, trained, folder)
@@ -128,3 +132,175 @@ def test_what_does_not_refine_the_run_is_refused_by_name(made, tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="another segmenter"):
         evaluate_run(other, refine=refiner)
+
+
+def counted(model):
+    """The model with its refiner only where it is uncertain, and the windows that it then sees."""
+    network = networks.only_uncertain(model.network)
+    seen = []
+
+    def refine(windows):
+        seen.append(windows.shape)
+        return network.logits.refine(windows)
+
+    return predictor.Predictor(
+        network._replace(logits=network.logits._replace(refine=refine))
+    ), seen
+
+
+def test_windows_that_are_all_uncertain_give_what_windows_everywhere_give(refined, monkeypatch):
+    image = image_of((200, 330))
+    model, _ = counted(refined)
+    monkeypatch.setattr(refining, "MARGIN", 2.0)  # of two probabilities
+    refining._uncertain.clear_cache()
+    some = model.probabilities(image)
+    monkeypatch.undo()
+    refining._uncertain.clear_cache()
+    monkeypatch.setattr(refining, "MAX_PIXELS", 0)
+    monkeypatch.setattr(refining, "WINDOW", refining.UNCERTAIN_WINDOW)
+    np.testing.assert_array_equal(some, refined.probabilities(image))
+
+
+def two_stages(scores):
+    """A network whose segmenter gives these scores, and whose refiner turns them around."""
+
+    def refine(windows):
+        return -windows[..., 3:]
+
+    logits = TwoStage(lambda images: scores[None], refine)
+    fit = Refined(Fit(scores.shape[:2], resizes=True))
+    return predictor.Predictor(networks.Network(logits, TABLE, fit))
+
+
+def test_only_the_windows_of_an_edge_are_refined():
+    label = np.zeros((64, 64), int)
+    label[20:30, 40:50] = 1
+    scores = jnp.float32(jax.nn.one_hot(label, CLASSES) * 20)
+    image = image_of((640, 960))
+    whole = two_stages(scores)
+    model, seen = counted(whole)
+    found = model.label(image)
+    windows = np.prod([len(tiles._starts(n, 160, 0.25)) for n in (640, 960)])
+    assert 0 < sum(shape[0] for shape in seen) <= windows / 2
+    assert {shape[1:] for shape in seen} == {(160, 160, 3 + CLASSES)}
+    coarse = at_size(scores, np.array([640, 960]), (640, 960)).argmax(-1)
+    np.testing.assert_array_equal(found[400:], coarse[400:])
+    inside = (slice(230, 270), slice(640, 700))
+    np.testing.assert_array_equal(found[inside], whole.label(image)[inside])
+    assert (found[inside] != coarse[inside]).all()
+
+
+def test_where_nothing_is_uncertain_the_segmenter_has_its_way():
+    scores = jnp.zeros((16, 16, CLASSES)).at[..., 1].set(20)
+    model, seen = counted(two_stages(scores))
+    assert (model.label(image_of((300, 200))) == 1).all() and not seen
+    mask = np.full((300, 200), 2)
+    assert (model.label(image_of((300, 200)), mask) == 2).all() and not seen
+    mask[150, 100] = 77  # no class: the refiner decides
+    assert not (model.label(image_of((300, 200)), mask) == 2).all() and seen
+
+
+def test_what_needs_a_refiner_says_so(made, coarse, tmp_path):
+    Image.fromarray(image_of((20, 30))).save(tmp_path / "a.png")
+    source, out = str(tmp_path / "a.png"), tmp_path / "out"
+    for options, message in (
+        ({"uncertain_only": True}, "--uncertain_only is for a refiner, and there is none"),
+        (
+            {"masks": tmp_path},
+            "--masks .*: a refiner refines them, and there is none; add --refine",
+        ),
+        ({"refine": made.refiner}, "refine is given with a model that is loaded"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            segjax.predict(coarse, source, out, **options)
+    with pytest.raises(ValueError, match="a mask needs a refiner"):
+        coarse.label(image_of((20, 30)), np.zeros((20, 30), int))
+
+
+def test_a_mask_of_any_program_is_refined_without_the_segmenter(refined):
+    def fail(images):
+        raise AssertionError
+
+    network = refined.network
+    model = predictor.Predictor(network._replace(logits=network.logits._replace(coarse=fail)))
+    image, mask = image_of((50, 70)), np.zeros((50, 70), np.int64)
+    mask[10:30, 20:60], mask[40:] = 1, 2
+    label, scores = model.label_and_probabilities(image, mask)
+    beside = np.concatenate([image, refining.coarse_of_label(mask, CLASSES)], axis=-1)
+    expected = jax.nn.softmax(network.logits.refine(beside[None])[0])
+    inside = (slice(32), slice(48))  # beyond, another padding is seen
+    np.testing.assert_allclose(scores[inside], expected[inside], atol=0.02)
+    assert (label[inside] != mask[inside]).any()
+    for wrong in (mask[1:], mask[..., None], mask.astype(float)):
+        with pytest.raises(ValueError, match=r"a mask is integers \[50, 70\], not "):
+            model.label(image, wrong)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """photos/{a.jpg,b/c.png} and theirs, masks of them."""
+    for place, mask_place in (
+        ("photos/a.jpg", "theirs/a.tif"),
+        ("photos/b/c.png", "theirs/b/c.png"),
+    ):
+        for path, pixels in (
+            (tmp_path / place, image_of((20, 30))),
+            (tmp_path / mask_place, np.arange(600).reshape(20, 30).astype(np.uint8) // 220),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    return tmp_path
+
+
+def test_masks_have_the_names_of_the_images(refined, photos):
+    summary = segjax.predict(
+        refined, str(photos / "photos"), photos / "out", masks=photos / "theirs", overlay=True
+    )
+    assert len(summary["images"]) == 2 and not summary["skipped"]
+    image = np.array(Image.open(photos / "photos" / "b" / "c.png"))
+    mask = np.array(Image.open(photos / "theirs" / "b" / "c.png"))
+    found = np.array(Image.open(photos / "out" / "b" / "c.png"))
+    np.testing.assert_array_equal(found, refined.label(image, mask))
+    again = segjax.predict(refined, str(photos / "photos"), photos / "more", masks=photos / "out")
+    assert len(again["images"]) == 2 and not again["skipped"]
+    with pytest.raises(ConfigError, match="would replace the masks"):
+        segjax.predict(refined, str(photos / "photos"), photos / "out", masks=photos / "out")
+    with pytest.raises(ConfigError, match="--tta is of the segmenter, which does not run"):
+        segjax.predict(
+            refined, str(photos / "photos"), photos / "x", masks=photos / "out", tta=["flip"]
+        )
+
+
+@pytest.mark.parametrize("fault", ["missing", "size", "class", "two", "no mask"])
+def test_a_mask_that_does_not_fit_is_skipped_in_a_line_that_names_both_files(
+    fault, refined, photos
+):
+    mask = photos / "theirs" / "b" / "c.png"
+    pixels = np.array(Image.open(mask))
+    if fault == "missing":
+        mask.unlink()
+    elif fault == "size":
+        Image.fromarray(pixels[1:]).save(mask)
+    elif fault == "class":
+        pixels[3, 4] = 17
+        Image.fromarray(pixels).save(mask)
+    elif fault == "two":
+        Image.fromarray(pixels).save(mask.with_suffix(".tif"))
+    else:
+        mask.write_text("no mask")
+    summary = segjax.predict(
+        refined, str(photos / "photos"), photos / "out", masks=photos / "theirs"
+    )
+    assert [Path(entry["input"]).name for entry in summary["images"]] == ["a.jpg"]
+    (line,) = summary["skipped"]
+    assert str(photos / "photos" / "b" / "c.png") in line and "\n" not in line
+    assert str(mask.with_suffix("")) in line
+    with pytest.raises(DataError, match="these were skipped"):
+        segment.report(summary, "out")
+
+
+def test_folders_without_masks_are_refused(refined, photos):
+    for folder, message in (("none", "no such folder"), ("empty", "no image is in it")):
+        (photos / "empty").mkdir(exist_ok=True)
+        with pytest.raises(DataError, match=f"--masks .*{folder}: {message}"):
+            segjax.predict(refined, str(photos / "photos"), photos / "o", masks=photos / folder)

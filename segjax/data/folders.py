@@ -65,7 +65,7 @@ def find_pairs(config: ConfigDict, split: str) -> Found:
 
 def names_of(pairs: Iterable[Pair], root: Path) -> list[str]:
     """The names by which ROOT/{images,masks} is divided."""
-    return [_name(image, root / "images") for image, _ in pairs]
+    return [name_of(image, root / "images") for image, _ in pairs]
 
 
 def has_folder_split(config: ConfigDict, split: str) -> bool:
@@ -94,7 +94,7 @@ def pair_folders(
     faults = [found for found in listings if isinstance(found, str)]
     if faults:
         raise DataError(f"{'; '.join(faults)}; {LAYOUT}")
-    images, masks = map(_by_name, listings, folders)
+    images, masks = map(by_name, listings, folders)
     unused = tuple(line for found in listings for line in found.unused)
     twice = [
         f"{name} ({', '.join(path.name for path in paths)})"
@@ -145,7 +145,7 @@ def _list(folder: Path, subfolders: bool, other: Path) -> Listing | str:
     return f"{folder}: holds no file ending in {', '.join(sorted(SUFFIXES))}{others}"
 
 
-def _name(path: Path, folder: Path) -> str:
+def name_of(path: Path, folder: Path) -> str:
     """What an image shares with its mask: the path below their folders, without the suffix.
 
     In one Unicode form, for a Mac may have written one of the folders.
@@ -154,10 +154,11 @@ def _name(path: Path, folder: Path) -> str:
     return unicodedata.normalize("NFC", below)
 
 
-def _by_name(listing: Listing, folder: Path) -> dict[str, list[Path]]:
+def by_name(listing: Listing, folder: Path) -> dict[str, list[Path]]:
+    """The images of a folder, by `name_of`."""
     found = defaultdict(list)
     for path in listing.images:
-        found[_name(path, folder)].append(path)
+        found[name_of(path, folder)].append(path)
     return found
 
 

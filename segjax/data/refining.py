@@ -14,6 +14,7 @@ import numpy as np
 
 from segjax.data import tiles
 from segjax.data.fitting import FILL, Finish, Fit, Logits, Shape, at_size, pad, padded_shape
+from segjax.data.label_table import VOID
 
 FLOOR = 1e-3  # of coarse probabilities: no class is so unlikely that it could not come back
 CERTAINTY = 0.9  # of the class in a mask, as probability
@@ -59,39 +60,52 @@ class Coarse(NamedTuple):
     size: np.ndarray
     num_classes: int
 
-    def beside(self, pixels: np.ndarray, corner: tiles.Corner = (0, 0)) -> jax.Array:
-        """What the refiner takes of the pixels [h, w, 3] that begin at `corner`."""
+    def rows(self, top: int, shape: Shape) -> jax.Array:
+        """Log-probabilities float32 [*shape, C] of the pixels from row `top` on, edges repeated."""
         if self.scores.ndim == 3:
-            return _with_scores(pixels, self.scores, self.size, *corner)
-        label = tiles.part(self.scores, corner, pixels.shape[:2])
-        return _with_label(pixels, pad(label, pixels.shape[:2], 255), self.num_classes)
+            return _of_scores(self.scores, self.size, shape, top)
+        label = tiles.part(self.scores, (top, 0), shape)
+        return _of_label(pad(label, shape, VOID), self.num_classes)
 
-    def is_uncertain(self, corner: tiles.Corner, tile: Shape) -> bool:
-        """Whether a window has an edge between classes, or a pixel that could be of two."""
-        first, last = np.array(corner), np.array(corner) + tile
-        grid = np.array(self.scores.shape[:2])
-        low = np.maximum(first * grid // self.size - 1, 0)
-        high = -(-last * grid // self.size) + 1
-        part = np.asarray(self.scores[low[0] : high[0], low[1] : high[1]])
-        if part.ndim == 2:
-            return bool(np.ptp(part) > 0)
-        ordered = np.sort(jax.nn.softmax(part), axis=-1)
-        label = part.argmax(-1)
-        return bool(np.ptp(label) > 0 or (ordered[..., -1] - ordered[..., -2] < MARGIN).any())
+    def uncertain(self) -> np.ndarray:
+        """bool like `scores`: True beside another class, and where a pixel could be of two."""
+        if self.scores.ndim == 3:
+            label, is_uncertain = map(np.array, _uncertain(self.scores))
+        else:
+            label, is_uncertain = self.scores, self.scores >= self.num_classes
+        is_uncertain[1:] |= label[1:] != label[:-1]
+        is_uncertain[:, 1:] |= label[:, 1:] != label[:, :-1]
+        return is_uncertain
+
+    def has_uncertain(self, tile: Shape) -> Callable[[tiles.Corner], bool]:
+        """Whether a window of this height and width, by its corner, has such a pixel."""
+        is_uncertain = self.uncertain()
+        grid = np.array(is_uncertain.shape)
+
+        def found(corner: tiles.Corner) -> bool:
+            # One more on each side: pixels are interpolated from the scores around them.
+            low = np.maximum(corner * grid // self.size - 1, 0)
+            high = -(-(np.array(corner) + tile) * grid // self.size) + 1
+            return bool(is_uncertain[low[0] : high[0], low[1] : high[1]].any())
+
+        return found
 
 
-@jax.jit
-def _with_scores(
-    pixels: jax.Array, scores: jax.Array, size: jax.Array, top: int, left: int
-) -> jax.Array:
-    coarse = coarse_of_logits(at_size(scores, size, pixels.shape[:2], top, left))
-    return jnp.concatenate([pixels.astype(jnp.float32), coarse], axis=-1)
+@partial(jax.jit, static_argnames="shape")
+def _of_scores(scores: jax.Array, size: jax.Array, shape: Shape, top: int) -> jax.Array:
+    return coarse_of_logits(at_size(scores, size, shape, top))
 
 
 @partial(jax.jit, static_argnames="num_classes")
-def _with_label(pixels: jax.Array, label: jax.Array, num_classes: int) -> jax.Array:
-    coarse = coarse_of_label(label, num_classes)
-    return jnp.concatenate([pixels.astype(jnp.float32), coarse], axis=-1)
+def _of_label(label: jax.Array, num_classes: int) -> jax.Array:
+    return coarse_of_label(label, num_classes)
+
+
+@jax.jit
+def _uncertain(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Class ids, and where the two most likely classes are close."""
+    likely, _ = jax.lax.top_k(jax.nn.softmax(scores), 2)
+    return scores.argmax(-1), likely[..., 0] - likely[..., 1] < MARGIN
 
 
 class Refined(NamedTuple):
@@ -127,28 +141,23 @@ class Refined(NamedTuple):
         coarse = Coarse(scores, np.array(image.shape[:2], np.int32), num_classes)
         shape = padded_shape(image.shape[:2])
         if not self.is_tiled(image.shape[:2]):
-            whole = coarse.beside(pad(image, shape, FILL))
+            pixels = jnp.float32(pad(image, shape, FILL))
+            whole = jnp.concatenate([pixels, coarse.rows(0, shape)], axis=-1)
             yield 0, jax.jit(finish)(logits.refine(whole[None])[0])
             return
         side = UNCERTAIN_WINDOW if self.only_uncertain else WINDOW
         tile = tuple(min(n, side) for n in shape)
+        is_wanted = coarse.has_uncertain(tile) if self.only_uncertain else lambda corner: True
         image = pad(image, tuple(map(max, zip(image.shape[:2], tile, strict=True))), FILL)
-        scores = partial(self._windows, logits.refine, image, coarse, tile)
-        for top, band in tiles.blended(scores, image.shape[:2], tile, OVERLAP, num_classes):
-            yield top, jax.jit(finish)(band)
 
-    def _windows(
-        self,
-        refine: Callable[[Any], Any],
-        image: np.ndarray,
-        coarse: Coarse,
-        tile: Shape,
-        corners: list[tiles.Corner],
-    ) -> Iterator[np.ndarray]:
-        """Logits [h, w, C] of windows, refined or, where nothing is uncertain, as they were."""
-        parts = [coarse.beside(tiles.part(image, c, tile), c) for c in corners]
-        is_refined = [not self.only_uncertain or coarse.is_uncertain(c, tile) for c in corners]
-        chosen = [part for part, wanted in zip(parts, is_refined, strict=True) if wanted]
-        refined = tiles.in_batches(refine, chosen, BATCH)
-        for part, wanted in zip(parts, is_refined, strict=True):
-            yield next(refined) if wanted else np.asarray(part[..., 3:])
+        def windows(corners: list[tiles.Corner]) -> Iterator[np.ndarray]:
+            """Logits [h, w, C] of windows in a row, refined or, where not wanted, as they were."""
+            row = np.asarray(coarse.rows(corners[0][0], (tile[0], shape[1])))
+            parts = {corner: tiles.part(row, (0, corner[1]), tile) for corner in corners}
+            wanted = [corner for corner in corners if is_wanted(corner)]
+            beside = [np.concatenate([tiles.part(image, c, tile), parts[c]], -1) for c in wanted]
+            refined = tiles.in_batches(logits.refine, beside, BATCH)
+            yield from (parts | dict(zip(wanted, refined, strict=True))).values()
+
+        for top, band in tiles.blended(windows, image.shape[:2], tile, OVERLAP, num_classes):
+            yield top, jax.jit(finish)(band)

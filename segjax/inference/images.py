@@ -13,8 +13,11 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from segjax.data import decode, values
+from segjax.data.decode import Raster
+from segjax.data.folders import name_of
 from segjax.errors import DataError
 from segjax.inference import inputs
+from segjax.inference.masks import Masks
 from segjax.inference.predictor import Predictor
 from segjax.runtime.files import write_json
 
@@ -29,21 +32,25 @@ def predict_file(
     draw: Draw | None,
     probabilities: bool,
     census: values.Census | None = None,
+    masks: Masks | None = None,
+    name: str = "",
 ) -> dict[str, Any]:
-    """Writes the results of one image; returns its entry of the summary, and adds to `census`."""
+    """Writes the results of one image; returns its entry of the summary, and adds to `census`.
+
+    name: by which the image has its mask in `masks`.
+    """
     try:
-        raster = decode.read(path.read_bytes(), str(path))
-        image = decode.to_rgb(raster, str(path), model.network.value_range)
+        raster, image, mask = _read(path, model.network.value_range, masks, name)
         if census:
             census.add(str(path), decode.stored_in(raster))
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from error
+        raise DataError(f"{error.filename}: {error.strerror}") from error
     start = time.perf_counter()
     scores = None
     if probabilities:
-        label, scores = model.label_and_probabilities(image)
+        label, scores = model.label_and_probabilities(image, mask)
     else:
-        label = model.label(image)
+        label = model.label(image, mask)
     seconds = time.perf_counter() - start
     out.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(label, mode="P")
@@ -63,6 +70,17 @@ def predict_file(
     }
 
 
+def _read(
+    path: Path, value_range: tuple[float, ...], masks: Masks | None, name: str
+) -> tuple[Raster, np.ndarray, np.ndarray | None]:
+    """The file of an image, the image, and its mask if there are `masks`."""
+    if masks:
+        found = masks.beside(path, name, value_range)
+        return found.image, found.example["image"], found.example["label"]
+    raster = decode.read(path.read_bytes(), str(path))
+    return raster, decode.to_rgb(raster, str(path), value_range), None
+
+
 def _origin() -> PngInfo:
     """By which a later call knows its own results."""
     origin = PngInfo()
@@ -79,8 +97,9 @@ def predict_images(
     probabilities: bool = False,
     opacity: float = 0.5,
     contours: bool = False,
+    masks: Masks | None = None,
 ) -> dict[str, list]:
-    """Segments every image of `pattern`; returns and writes summary.json.
+    """Segments every image of `pattern`, or refines its mask; returns and writes summary.json.
 
     It holds `images`, `skipped` (that could not be read), `unused` (that are no input) and
     `warnings` about images that are dark to the network.
@@ -90,12 +109,14 @@ def predict_images(
     census = values.Census(model.network.value_range)
     draw = partial(model.overlay, opacity=opacity, contours=contours) if overlay else None
     log.info("Compiling the network")
-    model.label(np.zeros((*model.fit.size, 3), np.uint8))
+    blank = np.zeros((*model.fit.size, 3), np.uint8)
+    model.label(blank, blank[..., 0] if masks else None)
     try:
         for path, out in tqdm(files.items(), unit="image", disable=None):
             try:
+                name = name_of(out, output)
                 summary["images"].append(
-                    predict_file(model, path, out, draw, probabilities, census)
+                    predict_file(model, path, out, draw, probabilities, census, masks, name)
                 )
             except DataError as error:
                 summary["skipped"].append(str(error))

@@ -116,3 +116,10 @@ def averaged(network: Network, tta: Sequence[str]) -> Network:
     test_time.scales(tta, network.fit.fixed_size)
     logits = test_time.averaged(network.logits, tta)
     return network._replace(logits=logits if network.fit.fixed_size else jax.jit(logits))
+
+
+def only_uncertain(network: Network) -> Network:
+    """The same with the refiner where the segmenter is uncertain alone; ConfigError without one."""
+    if not isinstance(network.fit, Refined):
+        raise ConfigError("--uncertain_only is for a refiner, and there is none; add --refine")
+    return network._replace(fit=network.fit._replace(only_uncertain=True))

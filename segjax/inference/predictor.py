@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.data.fitting import Finish
+from segjax.data.label_table import VOID
+from segjax.data.refining import Refined
 from segjax.errors import ConfigError
 from segjax.inference import networks
 from segjax.inference.networks import Network
@@ -69,19 +71,32 @@ class Predictor:
         self.network, self.table = network, network.table
         self.fit = network.fit
 
-    def label(self, image: np.ndarray) -> np.ndarray:
-        """Class ids, uint8 [H, W], of an image, uint8 [H, W, 3] RGB."""
-        return joined(self._bands(image, classes), np.empty(image_shape(image), np.uint8))
+    @property
+    def refines(self) -> bool:
+        """Whether there is a refiner, which takes masks."""
+        return isinstance(self.fit, Refined)
 
-    def probabilities(self, image: np.ndarray) -> np.ndarray:
+    def label(self, image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        """Class ids, uint8 [H, W], of an image, uint8 [H, W, 3] RGB.
+
+        mask: class ids, integers [H, W], to be refined in place of what the segmenter gives; values
+          that are no class are for the refiner to decide. ValueError without a refiner.
+        """
+        label = np.empty(image_shape(image), np.uint8)
+        return joined(self._bands(image, classes, mask), label)
+
+    def probabilities(self, image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         """Class probabilities, float16 [H, W, C], of an image, uint8 [H, W, 3] RGB."""
-        return self.label_and_probabilities(image)[1]
+        return self.label_and_probabilities(image, mask)[1]
 
-    def label_and_probabilities(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def label_and_probabilities(
+        self, image: np.ndarray, mask: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Both, of one pass through the network."""
         label = np.empty(image_shape(image), np.uint8)
         probabilities = np.empty((*label.shape, len(self.table.names)), np.float16)
-        return joined(self._bands(image, _classes_and_probabilities), (label, probabilities))
+        out = label, probabilities
+        return joined(self._bands(image, _classes_and_probabilities, mask), out)
 
     def overlay(
         self, image: np.ndarray, label: np.ndarray, opacity: float = 0.5, contours: bool = False
@@ -103,8 +118,21 @@ class Predictor:
             picture = np.where((edges > 0)[..., None], colors, picture)
         return np.where(shown[..., None], picture, image)
 
-    def _bands(self, image: np.ndarray, finish: Finish) -> Iterator[tuple[int, Any]]:
-        return self.fit.bands(self.network.logits, image, len(self.table.names), finish)
+    def _bands(
+        self, image: np.ndarray, finish: Finish, mask: np.ndarray | None
+    ) -> Iterator[tuple[int, Any]]:
+        size = len(self.table.names)
+        given = {} if mask is None else {"mask": self._as_ids(mask, image.shape[:2])}
+        return self.fit.bands(self.network.logits, image, size, finish, **given)
+
+    def _as_ids(self, mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """A mask as uint8, in which whatever is no class is VOID."""
+        if not self.refines:
+            raise ValueError("a mask needs a refiner, and this network has none")
+        if mask.shape != shape or mask.dtype.kind not in "iu":
+            raise ValueError(f"a mask is integers {[*shape]}, not {mask.dtype} {[*mask.shape]}")
+        is_class = (mask >= 0) & (mask < len(self.table.names))
+        return np.where(is_class, mask, VOID).astype(np.uint8)
 
 
 def joined(bands: Iterable[tuple[int, Any]], out: Any) -> Any:

@@ -6,8 +6,9 @@ from typing import Any
 
 from segjax.data.problems import some
 from segjax.errors import ConfigError, DataError
-from segjax.inference import inputs, predictor
+from segjax.inference import inputs, networks, predictor
 from segjax.inference.images import predict_images
+from segjax.inference.masks import Masks, find_masks
 from segjax.inference.predictor import Predictor
 from segjax.inference.video import predict_video
 from segjax.runtime.files import expand
@@ -36,6 +37,8 @@ def segment(
     checkpoint: str = "best",
     tta: Sequence[str] = (),
     refine: str | Path | None = None,
+    uncertain_only: bool = False,
+    masks: str | Path | None = None,
     overlay: bool = False,
     opacity: float | None = None,
     contours: bool = False,
@@ -55,9 +58,11 @@ def segment(
     if not 0 <= (opacity or 0) <= 1:
         raise ConfigError(f"--opacity is {opacity}; give 0 (not seen) to 1")
     drawing = {"opacity": 0.5 if opacity is None else opacity, "contours": contours}
-    if video and probabilities:
-        raise ConfigError("--probabilities is for images; a video becomes an overlay")
-    if not video:
+    if video:
+        for name, value in (("probabilities", probabilities), ("masks", masks)):
+            if value:
+                raise ConfigError(f"--{name} is for images; a video becomes an overlay")
+    else:
         for name, value in (("show", show), ("smoothing", smoothing)):
             if value:
                 raise ConfigError(f"--{name} is for a video; --input {source} is none")
@@ -65,13 +70,43 @@ def segment(
             raise ConfigError("--opacity and --contours change overlays; add --overlay")
         inputs.find_images(source, output, overlay, probabilities)  # before the network is loaded
     _make_folder(output)
-    if not isinstance(model, Predictor):
-        model = predictor.load(model, checkpoint, tta, refine)
+    model = _load(model, checkpoint, tta, refine, uncertain_only)
+    found = _find_masks(model, masks, output, tta) if masks else None
     if video:
         return predict_video(model, video, output, smoothing=smoothing, show=show, **drawing)
     return predict_images(
-        model, source, output, overlay=overlay, probabilities=probabilities, **drawing
+        model, source, output, overlay=overlay, probabilities=probabilities, masks=found, **drawing
     )
+
+
+def _load(
+    model: str | Path | Predictor,
+    checkpoint: str,
+    tta: Sequence[str],
+    refine: str | Path | None,
+    uncertain_only: bool,
+) -> Predictor:
+    if not isinstance(model, Predictor):
+        model = predictor.load(model, checkpoint, tta, refine)
+    elif refine:
+        raise ConfigError("refine is given with a model that is loaded; give it to segjax.load")
+    return Predictor(networks.only_uncertain(model.network)) if uncertain_only else model
+
+
+def _find_masks(model: Predictor, folder: str | Path, output: Path, tta: Sequence[str]) -> Masks:
+    """The masks to be refined; ConfigError where they are not, or would be replaced."""
+    folder = Path(expand(str(folder)))
+    if not model.refines:
+        raise ConfigError(
+            f"--masks {folder}: a refiner refines them, and there is none; add --refine WORKDIR"
+        )
+    if tta:
+        raise ConfigError(
+            "--tta is of the segmenter, which does not run with --masks; leave it out"
+        )
+    if folder.resolve() == output.resolve():
+        raise ConfigError(f"--output {output} would replace the masks; choose another folder")
+    return find_masks(folder, model.table)
 
 
 def _make_folder(output: Path) -> None:

@@ -122,8 +122,14 @@ def _segment(
 def _warmed_up(model: Predictor, shape: tuple[int, int], smoothing: float) -> Bands:
     """The function from a frame to bands of class ids, compiled before the first frame.
 
-    It does not wait for them. Raises ConfigError where frames in tiles are to be smoothed.
+    It does not wait for them. Raises ConfigError where frames in tiles, or refined ones, are to be
+    smoothed.
     """
+    if smoothing and model.refines:
+        raise ConfigError(
+            "--smoothing averages the scores of the segmenter, which a refiner redraws in every "
+            "frame; leave it out, or take the segmenter alone"
+        )
     if smoothing and model.fit.is_tiled(shape):
         raise ConfigError(
             f"--smoothing: frames of {shape[0]}×{shape[1]} are cut into tiles for this network, "

@@ -77,8 +77,8 @@ def restore(folder: str | Path, checkpoint: str = "best", dtype: str | None = No
 def with_refiner(folder: Path, refine: str | Path | None) -> Path:
     """The work directory of a refiner, once it is known to refine the run in `folder`.
 
-    `folder` itself where `refine` is None. Raises DataError where there is no run, ConfigError where
-    one of them is no refiner, or the other is, and for a refiner of another segmenter.
+    `folder` itself where `refine` is None. Raises DataError where there is no run, ConfigError for
+    what is no refiner, and for one of another segmenter or of other classes.
     """
     if refine is None:
         return folder
