@@ -8,12 +8,13 @@ from ml_collections import ConfigDict
 from segjax import defaults
 from segjax.data.label_table import LabelTable
 from segjax.errors import ConfigError, DataError
+from segjax.run import workdir
 from segjax.weights import runs
 from segjax.weights.runs import Trained
 
 log = logging.getLogger(__name__)
-# Fields of config.data that are the refiner's own; where the data are can be given anew, too.
-OWN = ("size", "fit", "num_threads", "cache_gb", "device_gb")
+# Fields of config.data that are the refiner's own; without a root it is the segmenter's.
+OWN = ("root", "size", "fit", "num_threads", "cache_gb", "device_gb")
 
 
 def with_segmenter(config: ConfigDict, folder: Path) -> tuple[ConfigDict, Trained | None]:
@@ -37,11 +38,13 @@ def with_segmenter(config: ConfigDict, folder: Path) -> tuple[ConfigDict, Traine
     except DataError as error:
         raise DataError(f"config.init_from is {config.init_from!r}: {error}") from error
     _require_refinable(config, segmenter)
-    config, found = config.copy_and_resolve_references(), segmenter.config
-    own = {name: config.data[name] for name in OWN if name in config.data}
-    if config.data.root != defaults.get_config().data.root:
-        own["root"] = config.data.root
-    config.model, config.data = found.model, ConfigDict({**config.data, **found.data, **own})
+    _require_unchanged(config, segmenter.config)
+    config = config.copy_and_resolve_references()
+    own = {name: config.data[name] for name in OWN}
+    if not config.data.root:
+        own.pop("root")
+    config.model = segmenter.config.model
+    config.data = ConfigDict({**segmenter.config.data, **own})
     return config, segmenter
 
 
@@ -54,6 +57,20 @@ def _require_refinable(config: ConfigDict, segmenter: Trained) -> None:
             f"{where} with config.data.fit='pad', which sees images at their own resolution "
             "already; refine one with 'resize'"
         )
+
+
+def _require_unchanged(config: ConfigDict, found: ConfigDict) -> None:
+    """Raises ConfigError for a field that is set, and that the segmenter has otherwise."""
+    fields, theirs, usual = map(workdir.deciding_fields, (config, found, defaults.get_config()))
+    for name, value in fields.items():
+        section, _, field = name.partition(".")
+        if section not in ("model", "data") or field in OWN:
+            continue
+        if value not in (usual.get(name), theirs.get(name)):
+            raise ConfigError(
+                f"config.{name} is {value!r}, and {theirs.get(name)!r} in the run of "
+                "config.init_from, whose network and images a refiner takes; leave it out"
+            )
 
 
 def keep(config: ConfigDict, segmenter: Trained, folder: Path) -> None:
