@@ -3,7 +3,8 @@
 Data, classes and network are those of the run that config.init_from names; its work directory is
 copied into the new one and stays as it is.
 
-  python -m segjax.main --config configs/refine.py --config.init_from=runs/mine --workdir runs/mine-refined
+  python -m segjax.main --config configs/refine.py --config.init_from=runs/mine \
+    --workdir runs/mine-refined
   python -m segjax.evaluate --workdir runs/mine-refined --split test
   python -m segjax.predict --workdir runs/mine-refined --input photos --output out
 

@@ -16,8 +16,8 @@ def get_config() -> ConfigDict:
     """The defaults; complete, so that a field that is not here is a typing error."""
     config = ConfigDict()
     config.seed = 0
-    # A work directory whose best checkpoint the weights start from; '' starts from random ones. Of a
-    # refiner: the segmenter that it refines.
+    # A work directory whose best checkpoint the weights start from; '' starts from random ones. A
+    # refiner refines that run.
     config.init_from = ""
     config.pretrained = _pretrained()
     config.num_epochs = 100

@@ -1,8 +1,8 @@
 """What one would do without a refiner: a guided filter, or a dense CRF, on a segmenter's output.
 
   pip install opencv-contrib-python-headless pydensecrf2     # in an environment of its own
-  python experiments/gan_refinement/filters.py --field=camvid --source=ROOT --seed=0 --filter=guided
-  python experiments/gan_refinement/filters.py --field=camvid --source=ROOT --seed=0 --filter=densecrf
+  python experiments/gan_refinement/filters.py --field=camvid --source=ROOT --filter=guided
+  python experiments/gan_refinement/filters.py --field=camvid --source=ROOT --filter=densecrf
 
 Both take the class probabilities at the image's resolution. Their parameters are those of SETTINGS
 that give the highest mIoU on images of the validation split. Writes FIELD_SEED_FILTER.json beside

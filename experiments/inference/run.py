@@ -30,6 +30,7 @@ from segjax.inference import exporters, networks  # noqa: E402
 from segjax.inference.networks import Network  # noqa: E402
 from segjax.inference.predictor import Predictor  # noqa: E402
 from segjax.runtime.files import write_json  # noqa: E402
+from segjax.weights import runs  # noqa: E402
 
 TTA = {"flip": ["flip"], "flip, 0.75, 1.25": ["flip", "0.75", "1.25"]}
 BATCHES = (1, 8)

@@ -21,7 +21,7 @@ def blended(
     overlap: float,
     num_channels: int,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """First row and scores [n, W, C] of bands of an image; those of a row of tiles are kept at once.
+    """First row and scores [n, W, C] of bands of an image; one row of tiles is kept at a time.
 
     Args:
       scores: of tiles at these corners, which have one row, [h, w, C] each.
