@@ -3,6 +3,7 @@
   python -m segjax.export --workdir runs/camvid-cpu --format stablehlo --output camvid.zip --verify
   python -m segjax.export --workdir runs/camvid-cpu --format onnx --output camvid.onnx --verify
   python -m segjax.export --workdir runs/camvid --format safetensors --output camvid.safetensors
+  python -m segjax.export --workdir runs/mine --refine runs/refined --output mine.zip --verify
 
 StableHLO and ONNX files are programs: in goes `image`, uint8 [batch, height, width, 3] RGB; out
 come `label`, uint8 [batch, height, width], and `probabilities`, float32 [batch, height, width,
@@ -13,12 +14,16 @@ was scored with `fill` below and at the right, as segjax/data/fitting.py says. I
 the metadata is not empty, its two numbers of what image files hold become 0 and 255, and what lies
 beyond is clipped, before all that.
 
+A refiner is one program with its segmenter: StableHLO takes images of any size as they are (`fit`
+is `whole`), ONNX those of --size, by default the most common size of the validation images.
+
 `segjax.predict --model FILE` does that, and takes either program in place of a run. A safetensors
 file holds the weights alone, for PyTorch: those of the network that its metadata name.
 """
 
 from absl import flags
 
+from segjax.errors import ConfigError
 from segjax.runtime import cli
 
 cli.define_checkpoint()
@@ -31,6 +36,7 @@ flags.DEFINE_enum(
     "stablehlo, onnx or safetensors.",
 )
 flags.DEFINE_string("output", None, "The file to write.")
+flags.DEFINE_list("size", None, "Of a refiner's ONNX file: height and width, such as 256,320.")
 flags.DEFINE_bool("verify", False, "Compare with the run on its validation images.")
 flags.DEFINE_string("data_root", None, "Where the data are, if not where they were.")
 
@@ -42,8 +48,16 @@ def main() -> None:
 
     options = cli.values(("format", "checkpoint", "verify", "data_root", "refine"))
     output = flags.FLAGS.output
-    result = exporters.export_run(flags.FLAGS.workdir, output, **options)
+    result = exporters.export_run(flags.FLAGS.workdir, output, size=_size(), **options)
     print(exporters.describe(output, result))
+
+
+def _size() -> list[int] | None:
+    given = flags.FLAGS.size
+    try:
+        return given and [int(n) for n in given]
+    except ValueError as error:
+        raise ConfigError(f"--size is {','.join(given)}; give height and width") from error
 
 
 if __name__ == "__main__":

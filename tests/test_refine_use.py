@@ -1,6 +1,7 @@
 """A refiner where it is used: prediction, evaluation, masks of other programs, video, export."""
 
 import shutil
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,18 +15,19 @@ from test_scored import TABLE, write_images
 
 import segjax
 from segjax import models
-from segjax.data import refining, tiles
+from segjax.data import check, refining, tiles
 from segjax.data.counts import Report
-from segjax.data.fitting import Fit, at_size
+from segjax.data.fitting import Fit, at_size, resize_image
 from segjax.data.label_table import LabelTable
 from segjax.data.refining import Refined, TwoStage
 from segjax.errors import ConfigError, DataError
-from segjax.inference import networks, predictor, segment
+from segjax.inference import composed, exporters, networks, predictor, segment
 from segjax.run import workdir
 from segjax.run.checkpoints import Checkpoints
-from segjax.run.state import TrainState
+from segjax.run.state import TrainState, fingerprint
 from segjax.training import second_stage
 from segjax.training.evaluate_run import evaluate_run
+from segjax.weights import runs
 
 CLASSES = len(TABLE.names)
 
@@ -59,7 +61,7 @@ def write_refiner(folder, segmenter, config):
 
 @pytest.fixture(scope="module")
 def made(shared_tiny_config, tmp_path_factory):
-    """data: a folder of 24×30 images; segmenter, refiner: work directories; config: the former's."""
+    """data: a folder of images of 24×30; segmenter, refiner: runs; config: the former's."""
     root = tmp_path_factory.mktemp("refine")
     write_images(root / "data" / "train", range(4))
     write_images(root / "data" / "val", range(4, 7))
@@ -304,3 +306,98 @@ def test_folders_without_masks_are_refused(refined, photos):
         (photos / "empty").mkdir(exist_ok=True)
         with pytest.raises(DataError, match=f"--masks .*{folder}: {message}"):
             segjax.predict(refined, str(photos / "photos"), photos / "o", masks=photos / folder)
+
+
+SHAPES = [(32, 32), (24, 30), (16, 16), (64, 80), (75, 53), (10, 12), (10, 100), (90, 12)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_images_are_stretched_in_the_program_as_opencv_does(shape):
+    image = image_of(shape)
+    for size in ((16, 16), (24, 32)):
+        expected = resize_image(image, size).astype(int)
+        found = jax.jit(composed.stretched, static_argnums=1)(image[None], size)[0]
+        assert found.dtype == np.uint8 and found.shape == (*size, 3)
+        different = abs(found - expected)
+        assert different.max() <= 1 and (different > 0).mean() < 0.25  # by rounding
+
+
+@pytest.fixture(scope="module")
+def stablehlo(made):
+    path = made.refiner.parent / "refined.zip"
+    exporters.export_run(made.segmenter, path, refine=made.refiner)
+    return path
+
+
+def test_one_program_does_what_two_stages_do(stablehlo, refined):
+    model = predictor.load(stablehlo)
+    different = total = 0
+    for seed, shape in enumerate([*SHAPES, (130, 200), (200, 301)]):
+        image = image_of(shape, seed)
+        label = model.label(image)
+        different, total = different + (label != refined.label(image)).sum(), total + label.size
+    assert different / total < 1e-3
+
+
+def test_stablehlo_takes_images_of_any_size_as_they_are(stablehlo, made):
+    network, metadata = networks.read_file(stablehlo)
+    assert (metadata["fit"], metadata["size"]) == ("whole", [16, 16])
+    assert network.fit == Fit((16, 16), resizes=False, is_whole=True)
+    trained = runs.restore(made.refiner)
+    assert metadata["parameters"] == fingerprint(trained.variables["params"])
+    assert metadata["segmenter_parameters"] == fingerprint(trained.segmenter.variables["params"])
+    with zipfile.ZipFile(stablehlo) as file:
+        program = jax.export.deserialize(bytearray(file.read("model.stablehlo")))
+    images = np.stack([image_of((45, 70), seed) for seed in range(3)])
+    outputs = program.call(images)
+    assert outputs["label"].shape == (3, 45, 70) and outputs["probabilities"].shape[-1] == CLASSES
+    assert len(np.unique(outputs["label"])) == CLASSES
+
+
+def test_verification_of_a_program_of_two_stages(made, monkeypatch):
+    path = made.refiner.parent / "verified.zip"
+    result = exporters.export_run(made.refiner, path, verify=True)
+    assert result["images"] == 3 and result["different"] < 1e-3 and "converted" not in result
+    # The run has windows where the program takes images whole, so that the two differ.
+    monkeypatch.setattr(refining, "MAX_PIXELS", 0)
+    result = exporters.export_run(made.refiner, path, verify=True)
+    assert result["converted"]["different"] < 1e-3
+
+
+def test_onnx_has_one_size_and_any_batch(made, refined):
+    ort = pytest.importorskip("onnxruntime")
+    pytest.importorskip("jax2onnx")
+    path = made.refiner.parent / "refined.onnx"
+    with pytest.raises(ConfigError, match=r"--size is missing: an ONNX file has one, .*data\.json"):
+        exporters.export_run(made.refiner, path, "onnx")
+    check.check(made.config.data, cache=made.refiner / "data.json")
+    result = exporters.export_run(made.refiner, path, "onnx", verify=True)
+    assert result["size"] == (24, 30) and result["different"] < 1e-3
+    assert "It takes images of 24×30 (height×width)" in exporters.describe(path, result)
+    network, metadata = networks.read_file(path)
+    assert (metadata["fit"], metadata["size"]) == ("resize", [24, 30])
+    assert network.fit == Fit((24, 30), resizes=True, fixed_size=True)
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    images = np.stack([image_of((24, 30), seed) for seed in range(3)])
+    for batch in (images[:1], images):
+        (label,) = session.run(["label"], {"image": batch})
+        expected = np.stack([refined.label(image) for image in batch])
+        assert (label != expected).mean() < 1e-3
+    assert predictor.load(path).label(image_of((50, 40))).shape == (50, 40)
+
+
+def test_what_a_format_cannot_hold_is_refused(made, tmp_path):
+    def export(folder, name, format, **options):
+        exporters.export_run(folder, tmp_path / name, format, **options)
+
+    with pytest.raises(
+        ConfigError, match=r"safetensors: .* has no refiner; .* --workdir SEGMENTER"
+    ):
+        export(made.refiner, "m.safetensors", "safetensors")
+    with pytest.raises(ConfigError, match="--size is for a refiner's ONNX file"):
+        export(made.refiner, "m.zip", "stablehlo", size=(8, 8))
+    with pytest.raises(ConfigError, match="--size is 8; give height and width"):
+        export(made.refiner, "m.onnx", "onnx", size=(8,))
+    with pytest.raises(ConfigError, match=r"--refine is for --workdir; .*m\.zip is a file"):
+        (tmp_path / "m.zip").write_bytes(b"")
+        predictor.load(tmp_path / "m.zip", refine=made.refiner)

@@ -8,6 +8,7 @@ is the network used. All depends on the image's own size and on the run's data.f
   that `padded_shape` knows. Where that has more than MAX_PIXELS the network gets tiles of TILE
   pixels, blended where they overlap (Gaussian weights as in nnU-Net: Isensee et al., Nature Methods
   2021). A network of one size (ONNX) gets that size, or tiles of it.
+- whole: the image as it is. An exported refiner does the rest itself.
 """
 
 from collections.abc import Callable, Iterator
@@ -92,22 +93,25 @@ def _at_size(
 class Fit(NamedTuple):
     """size: height and width that the network was trained on; resizes: images are stretched to it.
 
-    fixed_size: the network takes no other.
+    fixed_size: the network takes no other; is_whole: it takes any image as it is.
     """
 
     size: Shape
     resizes: bool
     fixed_size: bool = False
+    is_whole: bool = False
 
     def input(self, image: np.ndarray) -> np.ndarray:
         """An image, uint8 [H, W, 3], as the network takes it whole."""
         if self.resizes:
             return resize_image(image, self.size)
+        if self.is_whole:
+            return image
         return pad(image, self.size if self.fixed_size else padded_shape(image.shape[:2]), FILL)
 
     def is_tiled(self, shape: Shape) -> bool:
         """Whether an image of that height and width is cut into tiles."""
-        if self.resizes:
+        if self.resizes or self.is_whole:
             return False
         if self.fixed_size:
             return shape[0] > self.size[0] or shape[1] > self.size[1]

@@ -8,8 +8,10 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,9 @@ import jax.numpy as jnp
 from jax import export
 from jax.extend import core
 
-from segjax.data.fitting import FILL
+from segjax.data.fitting import FILL, Shape
 from segjax.errors import ConfigError
-from segjax.inference import networks, verification
+from segjax.inference import composed, networks, verification
 from segjax.inference.verification import DTYPE
 from segjax.models.layers import blocks
 from segjax.run import workdir
@@ -36,13 +38,21 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 OPSET = 18  # of ONNX: TensorRT 10 and ONNX Runtime 1.14 know it
 
 
-def metadata(trained: Trained) -> dict[str, Any]:
+def metadata(trained: Trained, size: Shape | None = None) -> dict[str, Any]:
     """What a file says of its network, as JSON holds it.
 
     dtype: what it computes in; scored_dtype: what the run was trained and scored in.
+
+    Args:
+      size: the one height and width that a refiner's file takes; by default it takes any.
     """
     config = workdir.as_json(trained.config)
     canonical = json.dumps(config, sort_keys=True).encode()
+    refiner = {}
+    if trained.segmenter:
+        segmenter = fingerprint(trained.segmenter.variables["params"])
+        fit, size = ("resize" if size else "whole"), list(size or trained.fit.size)
+        refiner = {"fit": fit, "size": size, "segmenter_parameters": segmenter}
     return {
         "input": "image: uint8 [batch, height, width, 3], RGB",
         "outputs": ["label: uint8 [batch, height, width]",
@@ -59,31 +69,38 @@ def metadata(trained: Trained) -> dict[str, Any]:
         "step": trained.step,
         "parameters": fingerprint(trained.variables["params"]),
         "config_sha256": hashlib.sha256(canonical).hexdigest(),
+        **refiner,
     }  # fmt: skip
+
+
+def _logits(trained: Trained) -> Callable[[jax.Array], jax.Array]:
+    return composed.of(trained) if trained.segmenter else trained.logits
 
 
 def to_stablehlo(trained: Trained, path: Path) -> None:
     """Writes a zip file with the program (`jax.export`, every platform) and metadata.json."""
     shape = export.symbolic_shape("batch, height, width, 3")
     image = jax.ShapeDtypeStruct(shape, "uint8")
-    program = export.export(jax.jit(lambda x: _outputs(trained.logits(x))), platforms=PLATFORMS)
+    logits = _logits(trained)
+    program = export.export(jax.jit(lambda x: _outputs(logits(x))), platforms=PLATFORMS)
     content = (program(image).serialize(), json.dumps(metadata(trained), indent=2))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for name, member in zip(networks.MEMBERS, content, strict=True):
             file.writestr(name, member)
 
 
-def to_onnx(trained: Trained, path: Path) -> None:
-    """Writes an ONNX file with metadata.
+def to_onnx(trained: Trained, path: Path, size: Shape | None = None) -> None:
+    """Writes an ONNX file with metadata; `size` is needed with a refiner, see `metadata`.
 
     Raises ConfigError where jax2onnx is not installed, or does not know the installed JAX.
     """
+    logits = _logits(trained)
 
     def outputs(image: jax.Array) -> tuple[jax.Array, jax.Array]:
         with nn.intercept_methods(blocks.as_convolution):
-            return tuple(_outputs(trained.logits(image)).values())
+            return tuple(_outputs(logits(image)).values())
 
-    height, width = trained.config.data.size
+    height, width = size or trained.config.data.size
     shape = export.symbolic_shape(f"batch, {height}, {width}, 3")
     # jax2onnx adds biases of another rank, whatever the process allows.
     with _jax2onnx() as convert, jax.numpy_rank_promotion("allow"):
@@ -97,7 +114,7 @@ def to_onnx(trained: Trained, path: Path) -> None:
         )
     del model.graph.value_info[:]  # shapes inside, which jax2onnx gives in another order of axes
     entry = model.metadata_props.add()
-    entry.key, entry.value = networks.METADATA_KEY, json.dumps(metadata(trained))
+    entry.key, entry.value = networks.METADATA_KEY, json.dumps(metadata(trained, size))
     path.write_bytes(model.SerializeToString())
 
 
@@ -129,6 +146,11 @@ def to_safetensors(trained: Trained, path: Path) -> None:
 
     Raises ConfigError where its U-Net cannot be this network, or safetensors is not installed.
     """
+    if trained.segmenter:
+        raise ConfigError(
+            "--format safetensors: segmentation_models.pytorch has no refiner; take stablehlo or "
+            "onnx, or export the segmenter alone: --workdir SEGMENTER without --refine"
+        )
     pretrained.write(path, trained.variables, trained.config.model, metadata(trained))
 
 
@@ -148,14 +170,19 @@ def export_run(
     verify: bool = False,
     data_root: str | None = None,
     refine: str | Path | None = None,
-) -> dict[str, float]:
-    """Exports a run, in float32; returns what `compare` found, empty without `verify`.
+    size: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """Exports a run, in float32; returns what `compare` found with `verify`, and the size, if any.
+
+    Args:
+      refine: the work directory of a refiner of the run: both become one program.
+      size: of a refiner's ONNX file; by default the most common of the validation images.
 
     Raises:
-      ConfigError: where the name of `output` is not one of its format.
+      ConfigError: where the name of `output` is not one of its format, and for what a format cannot
+        hold.
       ExportError: where the exported network predicts something else; no file is written.
     """
-    writers = {"stablehlo": to_stablehlo, "onnx": to_onnx, "safetensors": to_safetensors}
     if (format == "onnx") != (Path(output).suffix.lower() == ".onnx"):
         raise ConfigError(
             f"--output {output} with --format {format}: ONNX files end in .onnx, and no others do"
@@ -163,14 +190,19 @@ def export_run(
     folder, output = (Path(expand(str(path))) for path in (folder, output))
     folder = runs.with_refiner(folder, refine)
     trained = runs.restore(folder, checkpoint, dtype=DTYPE)
+    result = _size_of(trained, folder, format, size)
+    writers = {
+        "stablehlo": to_stablehlo,
+        "onnx": partial(to_onnx, **result),
+        "safetensors": to_safetensors,
+    }
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_name(f".{output.name}.tmp")
     try:
         writers[format](trained, unfinished)
-        result = {}
         if verify:
             scored = runs.restore(folder, checkpoint)
-            result = verification.compare(scored, trained, unfinished, data_root)
+            result |= verification.compare(scored, trained, unfinished, data_root)
             verification.require_equal(result, output)
         os.replace(unfinished, output)
     finally:
@@ -178,11 +210,35 @@ def export_run(
     return result
 
 
+def _size_of(
+    trained: Trained, folder: Path, format: str, size: Sequence[int] | None
+) -> dict[str, Shape]:
+    """`size`, where a file has one that the run does not: the ONNX file of a refiner."""
+    if not (trained.segmenter and format == "onnx"):
+        if size:
+            raise ConfigError("--size is for a refiner's ONNX file; all others have theirs")
+        return {}
+    if size:
+        if len(size) != 2 or min(size) < 1:
+            raise ConfigError(f"--size is {','.join(map(str, size))}; give height and width")
+        return {"size": tuple(size)}
+    try:
+        sizes = json.loads((folder / "data.json").read_text(encoding="utf-8"))["sizes"]["val"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"--size is missing: an ONNX file has one, and {folder / 'data.json'} does not tell "
+            "that of the validation images; give height and width"
+        ) from error
+    return {"size": Counter(map(tuple, sizes)).most_common(1)[0][0]}
+
+
 def describe(output: str | Path, result: dict[str, Any]) -> str:
     """What `export_run` wrote and found, in lines."""
     size = Path(output).stat().st_size / 2**20
     lines = [f"{output}: {size:.1f} MiB, computes in {DTYPE}"]
-    if result:
+    if "size" in result:
+        lines.append("It takes images of {}×{} (height×width)".format(*result["size"]))
+    if "images" in result:
         lines.append(f"Verified on {verification.describe(result)}")
     if "converted" in result:
         lines.append("The scores of the run are not those of the file: see the differences above")

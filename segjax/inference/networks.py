@@ -68,7 +68,7 @@ def read_file(path: str | Path) -> tuple[Network, dict[str, Any]]:
         is_onnx = not zipfile.is_zipfile(path)
         probabilities, metadata = (_read_onnx if is_onnx else _read_stablehlo)(Path(path))
         table = LabelTable.from_json(json.dumps(metadata["table"]), str(path))
-        size, resizes = tuple(metadata["size"]), metadata["fit"] == "resize"
+        size, fit = tuple(metadata["size"]), metadata["fit"]
         value_range = tuple(metadata.get("value_range", ()))  # files of version 0.1 have none
     except DAMAGES as error:
         reason = f"{error}".partition("\n")[0] or type(error).__name__
@@ -79,7 +79,8 @@ def read_file(path: str | Path) -> tuple[Network, dict[str, Any]]:
         return jnp.log(jnp.maximum(probabilities(images), SMALLEST))
 
     compiled = logits if is_onnx else jax.jit(logits)
-    return Network(compiled, table, Fit(size, resizes, is_onnx), value_range), metadata
+    fit = Fit(size, fit == "resize", is_onnx, is_whole=fit == "whole")
+    return Network(compiled, table, fit, value_range), metadata
 
 
 def _read_stablehlo(path: Path) -> tuple[Callable[[Any], Any], dict[str, Any]]:

@@ -9,9 +9,10 @@ import numpy as np
 from tqdm import tqdm
 
 from segjax.data import check
+from segjax.data.fitting import Shape
 from segjax.errors import ExportError
 from segjax.evaluation import iou
-from segjax.inference import networks
+from segjax.inference import composed, networks
 from segjax.inference.networks import Network
 from segjax.inference.predictor import Predictor
 from segjax.weights import pretrained, tensor_files
@@ -32,14 +33,16 @@ def compare(
 
     Returns:
       `images`, `dtype` of the run, `different` (share of the pixels), `mean_iou` of the run and
-      `exported_mean_iou`. Where the file cannot be used as the run was scored (another dtype, or
-      tiles for a network of one size) also `converted`: the run as it is used, against the file, of
-      which `different` and `mean_iou` say whether the file is what it was made of.
+      `exported_mean_iou`. Where the file cannot be used as the run was scored (another dtype, tiles
+      for a network of one size, no windows for a refiner) also `converted`: the run as it is used,
+      against the file, of which `different` and `mean_iou` say whether the file is what it was made
+      of.
     """
     config = scored.config.data.copy_and_resolve_references()
     config.update(root=data_root or config.root, allow_missing_classes=True)
-    source = check.usable(config, "val", check.check(config, splits=("val",), trained=True))
-    models = _models(scored, exported, path)
+    report = check.check(config, splits=("val",), trained=True)
+    source = check.usable(config, "val", report)
+    models = _models(scored, exported, path, report.sizes["val"])
     size, total = len(scored.table.names), 0
     different, confusion = dict.fromkeys(models, 0), dict.fromkeys(models, 0)
     for i in tqdm(range(len(source)), unit="image", disable=None):
@@ -61,14 +64,24 @@ def compare(
     return result | {name: against[name] for name in against.keys() - {"file"}}
 
 
-def _models(scored: Trained, exported: Trained, path: Path) -> dict[str, Predictor]:
-    """What is compared: the file, the run and, where these differ by construction, `converted`."""
+def _models(
+    scored: Trained, exported: Trained, path: Path, sizes: list[Shape]
+) -> dict[str, Predictor]:
+    """What is compared: the file, the run and, where these differ by construction, `converted`.
+
+    sizes: of the images.
+    """
     file = _read_back(exported, path)
     found = {"file": file, "run": networks.of(scored)}
-    if (file.fit.fixed_size and not file.fit.resizes) or scored.model.dtype != exported.model.dtype:
+    if exported.segmenter:
+        differs = file.fit.fixed_size or any(map(scored.fit.is_tiled, sizes))
+    else:
+        differs = file.fit.fixed_size and not file.fit.resizes
+    if differs or scored.model.dtype != exported.model.dtype:
         converted = networks.of(exported)
-        fit = converted.fit._replace(fixed_size=file.fit.fixed_size)
-        found["converted"] = converted._replace(fit=fit)
+        if exported.segmenter:
+            converted = converted._replace(logits=jax.jit(composed.of(exported)))
+        found["converted"] = converted._replace(fit=file.fit)
     return {name: Predictor(network) for name, network in found.items()}
 
 
