@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from test_export import STEP, drawn, write_run
 from test_scored import TABLE, write_images
+from test_video import read_video, write_video
 
 import segjax
 from segjax import models
@@ -401,3 +402,42 @@ def test_what_a_format_cannot_hold_is_refused(made, tmp_path):
     with pytest.raises(ConfigError, match=r"--refine is for --workdir; .*m\.zip is a file"):
         (tmp_path / "m.zip").write_bytes(b"")
         predictor.load(tmp_path / "m.zip", refine=made.refiner)
+
+
+def test_a_frame_gets_the_classes_that_it_gets_as_an_image(refined, tmp_path):
+    source = write_video(tmp_path / "in.mp4", [(128, 100, 50), (30, 200, 90)], noise=60)
+    labels = [refined.label(np.ascontiguousarray(frame)) for frame in read_video(source)[0]]
+    summary = segjax.predict(refined, source, tmp_path / "out")
+    assert summary["frames"] == 2
+    counts = np.bincount(np.ravel(labels), minlength=CLASSES)
+    assert [*summary["class_shares"].values()] == pytest.approx(counts / counts.sum(), abs=1e-5)
+    assert len(read_video(tmp_path / "out" / "in.mp4")[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [({"smoothing": 0.5}, "--smoothing averages the scores of the segmenter, which a refiner"),
+     ({"masks": "theirs"}, "--masks is for images; a video becomes an overlay")],
+)  # fmt: skip
+def test_what_a_refined_video_cannot_have_is_refused(option, message, refined, tmp_path):
+    source = write_video(tmp_path / "in.mp4", [(128, 100, 50)])
+    with pytest.raises(ConfigError, match=message):
+        segjax.predict(refined, source, tmp_path / "out", **option)
+    assert not (tmp_path / "out" / "in.mp4").exists()
+
+
+def test_scores_of_the_segmenter_are_averaged_over_mirrored_images(made, refined, tmp_path):
+    model = predictor.load(made.refiner, tta=["flip"])
+    images = image_of((16, 16))[None]
+    scores = model.network.logits.coarse(images)
+    mirrored = model.network.logits.coarse(images[:, :, ::-1])[:, :, ::-1]
+    np.testing.assert_allclose(scores, mirrored, atol=1e-4)
+    image = image_of((50, 70))
+    Image.fromarray(image).save(tmp_path / "a.png")
+    segjax.predict(model, str(tmp_path), tmp_path / "out", probabilities=True, overlay=True)
+    label, scores = model.label_and_probabilities(image)
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "out" / "a.png")), label)
+    with np.load(tmp_path / "out" / "a.npz") as file:
+        np.testing.assert_array_equal(file["probabilities"], scores)
+    assert (tmp_path / "out" / "a_overlay.png").is_file()
+    assert (scores != refined.probabilities(image)).any()

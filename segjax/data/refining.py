@@ -23,7 +23,7 @@ WINDOW = 512  # height and width of windows of larger images
 UNCERTAIN_WINDOW = 160  # and of all images where only some are refined
 MARGIN = 0.8  # between the two most likely classes; below, the segmenter is uncertain
 OVERLAP = 0.25  # of neighbouring windows
-BATCH = 4  # windows at once
+BATCH = 4  # windows at once, where all are refined
 
 
 def coarse_of_logits(logits: jax.Array) -> jax.Array:
@@ -145,7 +145,8 @@ class Refined(NamedTuple):
             whole = jnp.concatenate([pixels, coarse.rows(0, shape)], axis=-1)
             yield 0, jax.jit(finish)(logits.refine(whole[None])[0])
             return
-        side = UNCERTAIN_WINDOW if self.only_uncertain else WINDOW
+        # How many are uncertain differs from row to row; to fill up batches would cost the most.
+        side, batch = (UNCERTAIN_WINDOW, 1) if self.only_uncertain else (WINDOW, BATCH)
         tile = tuple(min(n, side) for n in shape)
         is_wanted = coarse.has_uncertain(tile) if self.only_uncertain else lambda corner: True
         image = pad(image, tuple(map(max, zip(image.shape[:2], tile, strict=True))), FILL)
@@ -156,7 +157,7 @@ class Refined(NamedTuple):
             parts = {corner: tiles.part(row, (0, corner[1]), tile) for corner in corners}
             wanted = [corner for corner in corners if is_wanted(corner)]
             beside = [np.concatenate([tiles.part(image, c, tile), parts[c]], -1) for c in wanted]
-            refined = tiles.in_batches(logits.refine, beside, BATCH)
+            refined = tiles.in_batches(logits.refine, beside, batch)
             yield from (parts | dict(zip(wanted, refined, strict=True))).values()
 
         for top, band in tiles.blended(windows, image.shape[:2], tile, OVERLAP, num_classes):
