@@ -22,6 +22,7 @@ from segjax.models.layers import blocks
 from segjax.run import workdir
 from segjax.run.checkpoints import Checkpoints
 from segjax.run.state import TrainState
+from segjax.weights import runs
 
 STEP = 7
 SHAPES = table()
@@ -176,8 +177,8 @@ def test_a_file_says_what_it_is(exported, run, trained):
     network, metadata = networks.read_file(exported[0])
     assert metadata == found == exporters.metadata(trained)
     assert network.table == table() and (network.table.palette == table().palette).all()
-    assert (network.size, network.resizes) == ((32, 32), True)
-    assert network.fixed_size == (exported[0].suffix == ".onnx")
+    assert network.fit[:2] == ((32, 32), True)
+    assert network.fit.fixed_size == (exported[0].suffix == ".onnx")
 
 
 def test_another_configuration_or_other_weights_have_another_hash(trained):
@@ -207,7 +208,7 @@ def test_a_file_that_predicts_something_else_is_not_written(run, trained, tmp_pa
 @pytest.fixture
 def quickly_restored(trained, monkeypatch):
     """A checkpoint takes a second to read."""
-    monkeypatch.setattr(networks, "restore", lambda *_, **__: trained)
+    monkeypatch.setattr(runs, "restore", lambda *_, **__: trained)
 
 
 @pytest.mark.usefixtures("quickly_restored")

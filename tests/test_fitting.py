@@ -11,10 +11,11 @@ from segjax.data import fitting
 from segjax.data.label_table import LabelTable
 from segjax.data.pipeline import EvalSplit
 from segjax.evaluation.evaluator import evaluate
-from segjax.inference.networks import Trained
+from segjax.inference import networks
 from segjax.inference.predictor import Predictor
 from segjax.runtime.devices import Parallel
 from segjax.training import build
+from segjax.weights.runs import Trained
 
 TABLE = LabelTable.of_names([f"class {i}" for i in range(5)])
 # One smaller than data.size, which is 32×32, one as large, larger ones; two share a padded size.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from test_export import write_run
 
+from segjax.data.fitting import Fit
 from segjax.data.label_table import LabelTable
 from segjax.errors import ConfigError
 from segjax.inference import exporters, networks, predictor

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from test_train import write_folder
 
+from segjax.data.fitting import Fit
 from segjax.data.label_table import LabelTable
 from segjax.data.shapes import table
 from segjax.errors import ConfigError

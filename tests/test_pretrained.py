@@ -23,7 +23,7 @@ from segjax.errors import ConfigError, DataError
 from segjax.inference import exporters, networks
 from segjax.run import workdir
 from segjax.training import loop
-from segjax.weights import SOURCES, mobilenet_v2, pretrained, tensor_files
+from segjax.weights import SOURCES, mobilenet_v2, pretrained, runs, tensor_files
 from segjax.weights.mapping import CONVOLUTION, DENSE, VECTOR, Row
 
 h5py = pytest.importorskip("h5py")

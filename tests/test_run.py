@@ -27,13 +27,12 @@ from test_train import assert_equal_trees
 
 from segjax import models
 from segjax.errors import ConfigError, DataError, InUseError, TrainingError
-from segjax.inference import networks
 from segjax.run import lock, progress, state
 from segjax.run.checkpoints import Checkpoints
 from segjax.runtime.signals import catch_signals
 from segjax.training import loop, losses, steps
 from segjax.training.totals import Totals
-from segjax.weights import pretrained
+from segjax.weights import pretrained, runs
 
 ALONE = SimpleNamespace(is_first=True, any=lambda flag: flag)
 TESTS = Path(__file__).parent

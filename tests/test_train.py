@@ -19,6 +19,7 @@ from segjax.inference import networks
 from segjax.run.checkpoints import Checkpoints
 from segjax.training import augment, loop, steps
 from segjax.training.evaluate_run import evaluate_run
+from segjax.weights import runs
 
 
 def assert_equal_trees(a, b):

@@ -14,12 +14,14 @@ from segjax import defaults, models
 from segjax.data.builders.base import record
 from segjax.data.check import check
 from segjax.data.counts import format_report
+from segjax.data.fitting import Fit
 from segjax.data.label_table import LabelTable
 from segjax.data.sources import build_source
 from segjax.errors import ConfigError, DataError
 from segjax.inference import exporters, networks
 from segjax.inference.images import predict_file, predict_images
 from segjax.inference.video import predict_video
+from segjax.weights.runs import Trained
 
 TABLE = LabelTable.of_names(["background", "cell"])
 MASK = np.array([[0, 1, 1, 255], [0, 1, 1, 255]], np.uint8)

@@ -9,6 +9,7 @@ from test_scored import TABLE, write_images
 
 from segjax import models
 from segjax.inference import exporters, networks, verification
+from segjax.weights import runs
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_a_file_is_compared_as_it_is_used_with_the_run_as_it_is_scored(
     assert (metadata["dtype"], metadata["scored_dtype"]) == ("float32", "bfloat16")
 
     # A program of one size gets tiles of images that the run was scored on whole.
-    fixed = network._replace(fixed_size=True)
+    fixed = network._replace(fit=network.fit._replace(fixed_size=True))
     monkeypatch.setattr(networks, "read_file", lambda _: (fixed, metadata))
     exported = runs.restore(tmp_path / "run", dtype="float32")
     tiled = verification.compare(exported, exported, file)

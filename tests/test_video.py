@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.data.fitting import Fit
 from segjax.data.label_table import LabelTable
 from segjax.errors import ConfigError, DataError
 from segjax.inference import frames, predictor, segment, video
