@@ -59,6 +59,7 @@ class Plain(nn.Module):
     """A segmenter without batch statistics."""
 
     num_classes: int
+    in_channels = 3
 
     @nn.compact
     def __call__(self, image, train=False):

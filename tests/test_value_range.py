@@ -120,7 +120,10 @@ def test_prediction_says_which_images_are_dark(tmp_path):
     for limits, split, count in (((), "train", 1), ((), "val", 0), ((0, 4095), "train", 0)):
         network = networks.Network(None, TABLE, Fit((32, 32), resizes=True), value_range=limits)
         model = SimpleNamespace(
-            network=network, table=TABLE, label=lambda image: np.zeros(image.shape[:2], np.uint8)
+            network=network,
+            fit=network.fit,
+            table=TABLE,
+            label=lambda image: np.zeros(image.shape[:2], np.uint8),
         )
         out = tmp_path / f"out{count}{split}{len(limits)}"
         summary = predict_images(model, str(tmp_path / split / "images"), out)
