@@ -44,7 +44,10 @@ def _are_whole(values: tuple) -> bool:
 ABOVE_0 = Rule(lambda value: value > 0, "it must be above 0")
 SHARE = Rule(lambda value: 0 <= value < 1, "it must be in [0, 1)")
 SEED = Rule(lambda value: 0 <= value < 2**32, f"it must be in [0, {2**32})")
-WHOLE = Rule(_are_whole, "it must be whole numbers of at least 1")
+WHOLE = Rule(
+    lambda values: len(values) > 0 and _are_whole(values),
+    "it must be one or more whole numbers of at least 1",
+)
 
 RULES = {
     "seed": SEED,
@@ -189,6 +192,10 @@ def _combinations(
     yield data.folds == 0 or data.fold < data.folds, "data.fold", data.fold, needed
     needed = "folds divide a folder ROOT/{images,masks}: set it to 0, or config.data.source=folder"
     yield data.folds == 0 or data.source == "folder", "data.folds", data.folds, needed
+    needed = (
+        "set it to 'pad': a refiner sees windows of config.data.size at the images' own resolution"
+    )
+    yield config.refiner.name == "none" or data.fit == "pad", "data.fit", data.fit, needed
     path = config.pretrained.path
     needed = f"and config.init_from {config.init_from!r}; set one of them to ''"
     yield not (path and config.init_from), "pretrained.path", path, needed
