@@ -174,7 +174,7 @@ def _loss() -> ConfigDict:
     loss.lovasz = 0.0
     # Cross entropy of the pixels within 3 pixels of an edge between two classes.
     loss.boundary = 0.0
-    # none, or auto: median frequency over class frequency, at most 10; for the first two.
+    # none, or auto: median frequency over class frequency, at most 10; not in dice and lovasz.
     loss.class_weights = "none"
     loss.label_smoothing = 0.0
     loss.focal_gamma = 2.0

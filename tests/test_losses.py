@@ -22,6 +22,8 @@ LOSSES = {
     "steep_focal": losses.cross_entropy(gamma=0.5),
     "dice": losses.dice(),
     "lovasz": losses.lovasz(),
+    "boundary": losses.boundary(),
+    "weighted_boundary": losses.boundary(WEIGHTS, label_smoothing=0.1),
 }
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 
@@ -101,7 +103,7 @@ def test_huge_logits_stay_finite(loss, example, right):
     assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "focal", "dice", "lovasz"])
+@pytest.mark.parametrize("name", losses.TERMS)
 def test_bfloat16_logits_are_computed_in_float32(name, example):
     logits, label = example
     half = (100 * logits).astype(jnp.bfloat16)
@@ -179,6 +181,36 @@ def test_lovasz_leaves_out_images_without_a_label(example):
     )
 
 
+def test_boundary_loss_by_hand():
+    """Of 12 pixels in a row, those within 3 of another class; void between classes is no edge."""
+    p = jnp.linspace(0.1, 0.9, 12)
+    logits = jnp.log(jnp.stack([p, 1 - p], axis=-1))[None, None]
+    label = jnp.array([[[0] * 6 + [1] * 6]], jnp.uint8)
+    pixels = -np.log(np.r_[p[:6], 1 - p[6:]])
+
+    def expected(*columns):
+        return pixels[list(columns)].mean()
+
+    value, gradient = value_and_grad(LOSSES["boundary"], logits, label)
+    np.testing.assert_allclose(value, expected(3, 4, 5, 6, 7, 8), rtol=1e-5)
+    np.testing.assert_array_equal((gradient != 0).any(-1)[0, 0], [0] * 3 + [1] * 6 + [0] * 3)
+    narrow, wide = label.at[..., 6:8].set(VOID), label.at[..., 6:9].set(VOID)
+    value, gradient = value_and_grad(LOSSES["boundary"], logits, narrow)
+    np.testing.assert_allclose(value, expected(5, 8), rtol=1e-5)
+    np.testing.assert_array_equal(np.flatnonzero((gradient != 0).any(-1)), [5, 8])
+    value, gradient = value_and_grad(LOSSES["boundary"], logits, wide)
+    assert value == 0 and not gradient.any()
+
+
+def test_boundary_loss_counts_edges_in_both_directions_and_in_one_image_only():
+    label = jnp.zeros((2, 20, 20), jnp.uint8).at[0, 9:11, 9:11].set(1)
+    logits = jax.random.normal(jax.random.key(0), (2, 20, 20, C))
+    _, gradient = value_and_grad(LOSSES["boundary"], logits, label)
+    near = np.zeros((2, 20, 20), bool)
+    near[0, 6:14, 6:14] = True
+    np.testing.assert_array_equal((gradient != 0).any(-1), near)
+
+
 def test_median_frequency_weights_by_hand():
     # The median of 10, 100 and 400 is 100; 100 / 4 is more than the cap.
     weights = losses.median_frequency_weights(np.array([100, 0, 10, 400]))
@@ -189,8 +221,10 @@ def test_median_frequency_weights_by_hand():
 
 def test_build_adds_the_terms_by_weight(example):
     counts = np.array([100, 50, 25])
-    loss = losses.build(config(cross_entropy=0.5, dice=2.0, class_weights="auto"), counts)
+    loss = losses.build(
+        config(cross_entropy=0.5, dice=2.0, boundary=3.0, class_weights="auto"), counts
+    )
     weights = losses.median_frequency_weights(counts)
     expected = 0.5 * losses.cross_entropy(weights)(*example)
-    expected += 2 * LOSSES["dice"](*example)
+    expected += 2 * LOSSES["dice"](*example) + 3 * losses.boundary(weights)(*example)
     np.testing.assert_allclose(loss(*example), expected, rtol=1e-6)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from segjax.data.fitting import FILL
+from segjax.data.fitting import FILL, at_size
 from segjax.data.refining import coarse_of_label, coarse_of_logits
 from segjax.training.augment import (
     Options,
@@ -91,12 +91,8 @@ def _window(
     out: tuple[int, int],
 ) -> jax.Array:
     """Logits [h, w, C] of a stretched image in the window that `scale_and_crop` takes."""
-    offset = position * (size * scale - jnp.array(out))
-    grid = jnp.array(scores.shape[:2])
-    shape = (*out, scores.shape[-1])
-    return jax.image.scale_and_translate(
-        scores, shape, (0, 1), scale * size / grid, -offset, "linear", antialias=False
-    )
+    scaled = size * scale
+    return at_size(scores, scaled, out, *(position * (scaled - jnp.array(out))))
 
 
 def disturb(key: jax.Array, image: jax.Array, strength: float) -> jax.Array:
