@@ -36,6 +36,7 @@ class Network(nn.Module):
 
     num_classes: int
     axis_name: str | None = None
+    in_channels = 3
 
     @nn.compact
     def __call__(self, image, train=False):
