@@ -227,12 +227,12 @@ def test_what_no_refiner_can_be_trained_on_is_refused_by_name(finished, segmente
         (
             with_fields(refiner_config(segmenter), **{"model.mobilenet_v2.width": 1.4}),
             ConfigError,
-            "width is 1.4; a refiner has that of the run it refines, 0.35: leave it out",
+            "width is 1.4, and 0.35 in the run of config.init_from",
         ),
         (
             with_fields(refiner_config(segmenter), **{"data.num_train": 99}),
             ConfigError,
-            "config.data.num_train is 99; a refiner has that of the run it refines, 16: leave",
+            "config.data.num_train is 99, and 16 in the run of config.init_from",
         ),
     ):
         with pytest.raises(error, match=message) as caught:

@@ -57,20 +57,6 @@ def _require_refinable(config: ConfigDict, segmenter: Trained) -> None:
             f"{where} with config.data.fit='pad', which sees images at their own resolution "
             "already; refine one with 'resize'"
         )
-    _require_left_out(config, segmenter.config)
-
-
-def _require_left_out(config: ConfigDict, found: ConfigDict) -> None:
-    """Raises ConfigError for a field that would be replaced by the segmenter's, unseen."""
-    given, default, kept = map(workdir.deciding_fields, (config, defaults.get_config(), found))
-    for field, value in given.items():
-        section, _, name = field.partition(".")
-        is_kept = section in ("model", "data") and name not in OWN
-        if is_kept and value not in (default.get(field), kept.get(field)):
-            raise ConfigError(
-                f"config.{field} is {value!r}; a refiner has that of the run it refines, "
-                f"{kept.get(field)!r}: leave it out"
-            )
 
 
 def _require_unchanged(config: ConfigDict, found: ConfigDict) -> None:
