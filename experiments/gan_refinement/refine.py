@@ -33,11 +33,11 @@ from segjax.training.evaluate_run import evaluate_run  # noqa: E402
 
 # Epochs of the refiner, and of the segmenter that goes on for as long at the images' resolution.
 EPOCHS = {
-    "camvid": (40, 20),
-    "camvid-192": (40, 20),
-    "nuclei": (120, 60),
-    "satellite": (200, 100),
-    "shapes": (10, 5),
+    "camvid": (40, 14),
+    "camvid-192": (40, 14),
+    "nuclei": (60, 14),
+    "satellite": (150, 13),
+    "shapes": (10, 10),
 }
 ADVERSARY = dict(objective="hinge", weight=0.02, channels=(32, 64, 128))
 ARMS = ("refiner", "refiner-gan", "higher", "joint")
