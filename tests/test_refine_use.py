@@ -22,7 +22,8 @@ from segjax.data.fitting import Fit, at_size, resize_image
 from segjax.data.label_table import LabelTable
 from segjax.data.refining import Refined, TwoStage
 from segjax.errors import ConfigError, DataError
-from segjax.inference import composed, exporters, networks, predictor, segment
+from segjax.inference import composed, exporters, images, networks, predictor, segment
+from segjax.inference.masks import find_masks
 from segjax.run import workdir
 from segjax.run.checkpoints import Checkpoints
 from segjax.run.state import TrainState, fingerprint
@@ -300,6 +301,18 @@ def test_a_mask_that_does_not_fit_is_skipped_in_a_line_that_names_both_files(
     assert str(mask.with_suffix("")) in line
     with pytest.raises(DataError, match="these were skipped"):
         segment.report(summary, "out")
+
+
+def test_masks_hold_the_values_of_the_run_s_masks_and_earlier_results_class_ids(tmp_path):
+    table = LabelTable.from_json('{"classes": ["a", "b", "c"], "values": [2, 1, 200]}')
+    ids = np.array([[0, 1, 2, 255]], np.uint8)
+    Image.fromarray(np.zeros((1, 4, 3), np.uint8)).save(tmp_path / "image.png")
+    raw = np.array([[2, 1, 200, 255]], np.uint8)
+    for name, pixels, origin in (("theirs", raw, None), ("ours", ids, images._origin())):
+        (tmp_path / name).mkdir()
+        Image.fromarray(pixels).save(tmp_path / name / "image.png", pnginfo=origin)
+        found = find_masks(tmp_path / name, table).beside(tmp_path / "image.png", "image", ())
+        np.testing.assert_array_equal(found.example["label"], ids)
 
 
 def test_folders_without_masks_are_refused(refined, photos):

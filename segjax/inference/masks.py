@@ -36,10 +36,9 @@ class Masks(NamedTuple):
                 image, mask.read_bytes(), table, str(path), str(mask), value_range
             )
         except DataError as error:
-            known = all(str(each) in str(error) for each in (path, mask))
-            raise (
-                error if known else DataError(f"{error} (of {path} and its mask {mask})")
-            ) from error
+            if str(path) in str(error) and str(mask) in str(error):
+                raise
+            raise DataError(f"{error} (of {path} and its mask {mask})") from error
 
 
 def find_masks(folder: str | Path, table: LabelTable) -> Masks:

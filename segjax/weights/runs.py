@@ -98,12 +98,12 @@ def with_refiner(folder: Path, refine: str | Path | None) -> Path:
             f"--refine {refine} has the classes {', '.join(table.names)}, and --workdir {folder} "
             f"{', '.join(classes.names)}; give a refiner that was trained on the latter"
         )
-    steps = [restore(place) for place in (refine / COPY, folder)]
-    if fingerprint(steps[0].variables) != fingerprint(steps[1].variables):
+    kept, best = restore(refine / COPY), restore(folder)
+    if fingerprint(kept.variables) != fingerprint(best.variables):
         raise ConfigError(
-            f"--refine {refine} refines another segmenter (step {steps[0].step}) than the best of "
-            f"--workdir {folder} (step {steps[1].step}); give --workdir {refine} alone to use the "
-            "one it was trained with, or train a refiner of the latter"
+            f"--refine {refine} refines another segmenter (step {kept.step}) than the best of "
+            f"--workdir {folder} (step {best.step}); give --workdir {refine} alone to use the one "
+            "it was trained with, or train a refiner of the latter"
         )
     return refine
 
