@@ -105,7 +105,7 @@ def test_training_and_prediction_read_the_same_pixels(tmp_path):
     trained = Trained(model, {"params": {}}, config, TABLE, 1)
     seen = []
 
-    def label(image):
+    def label(image, mask=None):
         seen.append(image)
         return np.zeros(image.shape[:2], np.uint8)
 
@@ -123,7 +123,7 @@ def test_prediction_says_which_images_are_dark(tmp_path):
             network=network,
             fit=network.fit,
             table=TABLE,
-            label=lambda image: np.zeros(image.shape[:2], np.uint8),
+            label=lambda image, mask=None: np.zeros(image.shape[:2], np.uint8),
         )
         out = tmp_path / f"out{count}{split}{len(limits)}"
         summary = predict_images(model, str(tmp_path / split / "images"), out)
