@@ -145,6 +145,17 @@ def test_softening_is_finite_where_the_segmenter_is_certain():
     np.testing.assert_allclose(real, [[[right, [0.9, 0, 0.1]]]], rtol=1e-6)
 
 
+def test_feature_matching_is_the_mean_over_layers_of_mean_differences():
+    labels = [jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1.0])]
+    predictions = [jnp.array([[1.0, 0.0], [3.0, 8.0]]), jnp.array([0.5])]
+    value, gradient = jax.value_and_grad(adversarial.feature_matching)(predictions, labels)
+    np.testing.assert_allclose(value, ((2 + 4) / 4 + 0.5) / 2)
+    np.testing.assert_allclose(gradient[0], [[0, -1 / 8], [0, 1 / 8]])
+    np.testing.assert_allclose(gradient[1], [-1 / 2])
+    half = [x.astype(jnp.bfloat16) for x in predictions]
+    assert adversarial.feature_matching(half, half).dtype == jnp.float32
+
+
 @pytest.mark.parametrize(
     ("ramp_epochs", "expected"),
     # Epochs of four steps; the weight belongs to the step after `updates` of them.

@@ -23,7 +23,7 @@ from segjax.run import workdir
 from segjax.run.checkpoints import Checkpoints
 from segjax.run.state import GanState
 from segjax.runtime.devices import Parallel
-from segjax.training import adversarial, build, loop
+from segjax.training import adversarial, build, gan_step, loop
 from segjax.training.evaluate_run import evaluate_run
 from segjax.training.validate import validate
 from segjax.weights import warm_start
@@ -205,6 +205,60 @@ def test_the_gradients_are_those_of_the_two_losses(one):
     assert 0.01 < share < 0.99
 
 
+def logits_gradient(parts, start, label, logits, **changes):
+    """Of the losses of one step, at the logits; and what is shown of them."""
+    adversary = parts["adversary"]._replace(weight=lambda _: 1.0, **changes)
+    image = small_batch()["image"]
+    judge = partial(gan_step._judge, adversary.discriminator, image)
+    cotangent = partial(gan_step._logits_cotangent, judge=judge, loss=lambda x, *_: 0 * x.sum())
+    function = jax.jit(lambda x: cotangent(start, x, label, adversary=adversary, axis_name=None))
+    gradient, _, seen = function(logits)
+    return np.asarray(gradient), seen
+
+
+def test_feature_matching_adds_its_share_to_the_adversarial_gradient(one):
+    parts, start, _ = one
+    label = small_batch()["label"]
+    logits = jax.random.normal(jax.random.key(0), (*label.shape, NUM_CLASSES))
+    gradients, seen = zip(
+        *(
+            logits_gradient(parts, start, label, logits, feature_matching=weight)
+            for weight in (0.0, 1.0, 3.0)
+        ),
+        strict=True,
+    )
+    np.testing.assert_allclose(
+        gradients[2] - gradients[0], 3 * (gradients[1] - gradients[0]), rtol=1e-3, atol=1e-9
+    )
+    assert "feature_matching" not in seen[0]
+    assert seen[1]["feature_matching"] == seen[2]["feature_matching"] > 0
+    assert seen[0]["adversarial_loss"] == seen[1]["adversarial_loss"]
+    np.testing.assert_array_equal((gradients[1] != 0).any(-1), label < NUM_CLASSES)
+
+    closer = logits - 200 * (gradients[1] - gradients[0])
+    _, after = logits_gradient(parts, start, label, closer, feature_matching=1.0)
+    assert after["feature_matching"] < seen[1]["feature_matching"]
+
+
+def test_where_they_have_no_weight_features_cost_nothing_and_change_no_bit(
+    tiny_config, monkeypatch
+):
+    def judge_alone(discriminator, image, variables, probabilities, train):
+        scores, updates = discriminator.apply(
+            variables, image, probabilities, train=train, mutable=["batch_stats"]
+        )
+        return scores, None, updates.get("batch_stats", {})
+
+    devices, results = Parallel("jit", jax.devices()[:1]), []
+    for judge in (judge_alone, gan_step._judge):
+        monkeypatch.setattr(gan_step, "_judge", judge)
+        compiled = build_all(with_discriminator(tiny_config), devices)
+        args = devices.replicate(create_state(compiled)), devices.shard(small_batch())
+        flops = compiled.gan.step.lower(*args).compile().cost_analysis()["flops"]
+        results.append((*compiled.gan.step(*args), flops))
+    assert_equal_trees(*results)
+
+
 def test_void_has_no_part_in_the_adversarial_gradient(one):
     parts, start, _ = one
     batch = small_batch()
@@ -232,11 +286,13 @@ def test_a_discriminator_learns_to_tell_labels_from_a_segmenter_that_stays_as_it
     assert seen["d_fake"] < 0.5 < seen["d_real"]
 
 
+@pytest.mark.parametrize("changes", [{}, {"feature_matching": 5.0}], ids=["plain", "all"])
 @pytest.mark.parametrize("norm", ["instance", "batch"])
-def test_mesh_and_pmap_of_four_devices_equal_one_device(norm, tiny_config):
+def test_mesh_and_pmap_of_four_devices_equal_one_device(norm, changes, tiny_config):
     tiny_config.optim.name = "sgd"  # whose update is proportional to the gradient
     tiny_config.optim.learning_rate = 0.1
-    config = with_discriminator(tiny_config, "vanilla", norm=norm, weight=1.0, ramp_epochs=0.0)
+    changes = {"norm": norm, "weight": 1.0, "ramp_epochs": 0.0, **changes}
+    config = with_discriminator(tiny_config, "vanilla", **changes)
     results, start = [], None
     for mode, count in (("jit", 1), ("jit", 4), ("pmap", 4)):
         devices = Parallel(mode, jax.devices()[:count])
@@ -274,7 +330,9 @@ def runs(shared_tiny_config, tmp_path_factory):
     """
     finished = {}
     for name, objective in (("plain", "none"), ("gan", "hinge")):
-        config = with_discriminator(shared_tiny_config, objective=objective, start_epoch=1)
+        config = with_discriminator(
+            shared_tiny_config, objective=objective, start_epoch=1, feature_matching=1.0
+        )
         folder = tmp_path_factory.mktemp(name)
         finished[name] = (config, folder, *loop.train_and_evaluate(config, folder))
     return finished
@@ -291,7 +349,7 @@ def test_a_run_with_a_discriminator_shows_it_and_is_evaluated_without_it(runs):
     assert int(state.step) == 8
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     tags = events.Tags()["scalars"]
-    for name in ("d_real", "d_fake", "gradient_share", "discriminator_loss"):
+    for name in ("d_real", "d_fake", "gradient_share", "discriminator_loss", "feature_matching"):
         assert [point.step for point in events.Scalars(f"train/gan/{name}")] == [5, 8]
     assert "val/mean_boundary_iou_0.02" in tags
     assert json.dumps(evaluate_run(folder)) == json.dumps(report)

@@ -110,6 +110,17 @@ def test_the_first_convolution_has_no_norm_and_the_others_have_one(norm):
     assert set(variables["params"]) == {"conv0", "conv1", "norm1", "conv2", "norm2", "head"}
 
 
+def test_its_convolutions_features_lie_beside_the_scores_where_they_are_asked_for():
+    model, args = PatchGAN((4, 8, 6)), inputs(2)
+    variables = init(model, *args)
+    assert set(variables) == {"params"}
+    plain = model.apply(variables, *args, train=True)
+    scores, updates = model.apply(variables, *args, train=True, mutable=["intermediates"])
+    np.testing.assert_array_equal(scores, plain)
+    features = updates["intermediates"]["features"]
+    assert [x.shape for x in features] == [(2, 16, 16, 4), (2, 8, 8, 8), (2, 7, 7, 6)]
+
+
 @pytest.fixture(scope="module")
 def spectral():
     """A compiled discriminator, its variables at the start and after many passes of training."""

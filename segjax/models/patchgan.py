@@ -44,6 +44,7 @@ class PatchGAN(nn.Module):
     A score is a logit, high for "real". (64, 128, 256, 512) is C64-C128-C256-C512 with patches of
     70×70 pixels. `norm` is instance, batch or none; the first convolution never has one. Batch
     norm always uses the statistics of its batch, and shares them over the pmap axis `axis_name`.
+    What the convolutions give is sown as `features`, for who makes `intermediates` mutable.
     """
 
     channels: Sequence[int] = (64, 128, 256, 512)
@@ -61,6 +62,7 @@ class PatchGAN(nn.Module):
             if i > 0:
                 x = self._norm(x, f"norm{i}")
             x = nn.leaky_relu(x, 0.2)
+            self.sow("intermediates", "features", x)
         return self._conv(x, 1, 1, "head", train)[..., 0].astype(jnp.float32)
 
     def _conv(self, x: jax.Array, features: int, stride: int, name: str, train: bool) -> jax.Array:

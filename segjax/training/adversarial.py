@@ -1,6 +1,6 @@
 """The adversarial part of training: what the discriminator sees, objectives, and their weight."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -20,7 +20,8 @@ class Adversary(NamedTuple):
     """What a step needs of the discriminator beside its state.
 
     weight: λ of segmentation loss + λ · adversarial loss, a function of the updates done;
-    objective, softening: see `discriminator_loss` and `soften`.
+    objective, softening: see `discriminator_loss` and `soften`; feature_matching: the weight of
+    `feature_matching` over that of the adversarial loss.
     """
 
     discriminator: nn.Module
@@ -28,13 +29,21 @@ class Adversary(NamedTuple):
     objective: str
     softening: float
     weight: Callable[[jax.Array], jax.Array]
+    feature_matching: float
 
 
 def build(config: ConfigDict, discriminator: nn.Module, steps_per_epoch: int) -> Adversary:
     """From `config.gan`; the optimiser is Adam with a constant learning rate, as in Pix2Pix."""
     optimizer = optax.adam(config.learning_rate, b1=config.momentum)
     weight = build_weight(config, steps_per_epoch)
-    return Adversary(discriminator, optimizer, config.objective, config.softening, weight)
+    return Adversary(
+        discriminator,
+        optimizer,
+        config.objective,
+        config.softening,
+        weight,
+        config.feature_matching,
+    )
 
 
 def build_weight(config: ConfigDict, steps_per_epoch: int) -> Callable[[jax.Array], jax.Array]:
@@ -110,6 +119,25 @@ def segmenter_loss(objective: str, fake: jax.Array, axis_name: str | None = None
         "hinge": lambda: -fake,
     }[objective]()
     return _mean(each, axis_name)
+
+
+def feature_matching(
+    features: Sequence[jax.Array], wanted: Sequence[jax.Array], axis_name: str | None = None
+) -> jax.Array:
+    """Mean absolute difference of what the discriminator's layers make of predictions and labels.
+
+    The mean of the layers' means over the global batch. Wang et al., "High-Resolution Image
+    Synthesis and Semantic Manipulation with Conditional GANs" (pix2pixHD), CVPR 2018, equation 3.
+
+    Args:
+      features, wanted: of every layer, arrays of any shape.
+    """
+    layers = []
+    for one, other in zip(features, wanted, strict=True):
+        difference = one.astype(jnp.float32) - other.astype(jnp.float32)
+        # Not jnp.abs, whose gradient at 0 is 1: where both are equal nothing is to be changed.
+        layers.append(_mean(jnp.maximum(difference, -difference), axis_name))
+    return sum(layers) / len(layers)
 
 
 def verdict(objective: str, scores: jax.Array, axis_name: str | None = None) -> jax.Array:

@@ -65,12 +65,12 @@ def _judge(
     variables: Any,
     probabilities: jax.Array,
     train: bool,
-) -> tuple[jax.Array, Any]:
-    """The discriminator's scores of patches, and its new batch statistics."""
+) -> tuple[jax.Array, tuple[jax.Array, ...], Any]:
+    """The discriminator's scores of patches, its layers' features, its new batch statistics."""
     scores, updates = discriminator.apply(
-        variables, image, probabilities, train=train, mutable=["batch_stats"]
+        variables, image, probabilities, train=train, mutable=["batch_stats", "intermediates"]
     )
-    return scores, updates.get("batch_stats", {})
+    return scores, updates["intermediates"]["features"], updates.get("batch_stats", {})
 
 
 def _logits_cotangent(
@@ -85,28 +85,45 @@ def _logits_cotangent(
     """The gradient of loss + λ · adversarial loss at the logits, where λ is that of the step.
 
     Returns:
-      The gradient [B, H, W, C], the loss without the adversarial part, and of the latter
-      `adversarial_loss`, `weight` (λ) and `gradient_share`, its part of the two gradients' norms.
+      The gradient [B, H, W, C], the loss without the adversarial part, and of the latter what
+      `_adversarial_loss` says, `weight` (λ) and `gradient_share`, its part of the two gradients'
+      norms.
     """
-
-    def adversarial_loss(logits: jax.Array) -> jax.Array:
-        fake = adversarial.mask_void(jax.nn.softmax(logits), label)
-        scores, _ = judge(state.discriminator.variables, fake, train=False)
-        return adversarial.segmenter_loss(adversary.objective, scores, axis_name)
-
+    critic = partial(judge, state.discriminator.variables, train=False)
     value, cotangent = jax.value_and_grad(loss)(logits, label, axis_name)
-    adversarial_value, adversarial_cotangent = jax.value_and_grad(adversarial_loss)(logits)
+    adversarial_cotangent, seen = jax.grad(_adversarial_loss, has_aux=True)(
+        logits, label, critic, adversary, axis_name
+    )
     weight = adversary.weight(state.step)
     adversarial_cotangent = weight * adversarial_cotangent
     norm, adversarial_norm = (
         jnp.sqrt(psum((c**2).sum(), axis_name)) for c in (cotangent, adversarial_cotangent)
     )
-    seen = {
-        "adversarial_loss": adversarial_value,
+    seen |= {
         "weight": weight,
         "gradient_share": adversarial_norm / jnp.maximum(norm + adversarial_norm, 1e-12),
     }
     return cotangent + adversarial_cotangent, value, seen
+
+
+def _adversarial_loss(
+    logits: jax.Array,
+    label: jax.Array,
+    critic: Callable,
+    adversary: Adversary,
+    axis_name: str | None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """What λ is the weight of, and its parts: `adversarial_loss`, and `feature_matching` if any."""
+    probabilities = jax.nn.softmax(logits)
+    scores, features, _ = critic(adversarial.mask_void(probabilities, label))
+    value = adversarial.segmenter_loss(adversary.objective, scores, axis_name)
+    seen = {"adversarial_loss": value}
+    if adversary.feature_matching:
+        probabilities = jax.lax.stop_gradient(probabilities)
+        _, wanted, _ = critic(adversarial.soften(label, probabilities, adversary.softening))
+        seen["feature_matching"] = adversarial.feature_matching(features, wanted, axis_name)
+        value += adversary.feature_matching * seen["feature_matching"]
+    return value, seen
 
 
 def _update_discriminator(
@@ -130,8 +147,8 @@ def _update_discriminator(
         real = adversarial.soften(label, probabilities, adversary.softening)
         fake = adversarial.mask_void(probabilities, label)
         variables = critic.variables | {"params": params}
-        real, batch_stats = judge(variables, real, train=True)
-        fake, batch_stats = judge(variables | {"batch_stats": batch_stats}, fake, train=True)
+        real, _, batch_stats = judge(variables, real, train=True)
+        fake, _, batch_stats = judge(variables | {"batch_stats": batch_stats}, fake, train=True)
         verdicts = [adversarial.verdict(objective, x, axis_name) for x in (real, fake)]
         value = adversarial.discriminator_loss(objective, real, fake, axis_name)
         return value, (batch_stats, dict(zip(("d_real", "d_fake"), verdicts, strict=True)))
