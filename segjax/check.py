@@ -16,9 +16,11 @@ def main() -> None:
     # Late: --help and a mistyped flag answer at once.
     from segjax.data.check import check
     from segjax.data.counts import format_report
+    from segjax.training.second_stage import with_segmenter
     from segjax.training.validate import validate
 
     validate(config)
+    config, _ = with_segmenter(config)
     print(format_report(check(config.data)))
 
 

@@ -93,7 +93,8 @@ def _data() -> ConfigDict:
     # resize: images are stretched to `size`. pad: images keep their pixels; training sees windows
     # of `size`, evaluation and prediction whole images (tiles of more than 4 million pixels).
     data.fit = "resize"
-    # shapes: how many images to draw.
+    # shapes: height and width of what is drawn, () for `size`, and how many images.
+    data.drawn = ()
     data.num_train = 2000
     data.num_val = 200
     # Train although a class has no pixel in the training split.

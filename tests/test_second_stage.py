@@ -13,6 +13,7 @@ from test_parallel import assert_close, assert_same_update
 from test_train import assert_equal_trees, interrupt_after
 
 from segjax import defaults, models
+from segjax.data.counts import Report
 from segjax.data.fitting import Fit
 from segjax.data.label_table import LabelTable
 from segjax.data.refining import Refined
@@ -36,9 +37,9 @@ def small_network():
 
 @pytest.fixture(scope="module")
 def segmenter(shared_tiny_config, tmp_path_factory):
-    """A run on shapes of 16×16."""
+    """A run on shapes of 32×32, which it sees at 16×16."""
     config = shared_tiny_config.copy_and_resolve_references()
-    config.data.size = (16, 16)
+    config.data.update(drawn=(32, 32), size=(16, 16))
     config.num_epochs = 1
     folder = tmp_path_factory.mktemp("segmenter")
     loop.train_and_evaluate(config, folder)
@@ -46,7 +47,7 @@ def segmenter(shared_tiny_config, tmp_path_factory):
 
 
 def refiner_config(segmenter, **gan):
-    """Of shapes of 32×32, which the segmenter sees at 16×16; two epochs of four steps."""
+    """Windows of the segmenter's shapes; two epochs of four steps."""
     config = defaults.get_config()
     config.update(init_from=str(segmenter), num_epochs=2, batch_size=4, parallel="jit")
     config.data.update(fit="pad", size=(32, 32))
@@ -243,6 +244,40 @@ def test_what_no_refiner_can_be_trained_on_is_refused_by_name(finished, segmente
 def test_data_of_other_classes_are_refused(segmenter):
     table = LabelTable.from_json('{"classes": ["sky", "road"]}', "")
     config, trained = refiner_config(segmenter), runs.restore(segmenter)
+    trained, data = trained._replace(table=table), Report(trained.table)
     with pytest.raises(ConfigError, match="a run with other classes than the data: sky, road") as e:
-        second_stage.require_same_classes(config, trained._replace(table=table), trained.table)
+        second_stage.require_same_data(config, trained, data, segmenter / "absent")
     assert "\n" not in str(e.value)
+
+
+def test_images_that_the_segmenter_was_trained_on_do_not_become_test_images(tmp_path, segmenter):
+    source = shutil.copytree(segmenter, tmp_path / "segmenter")
+    (source / "splits.json").write_text('{"test": "as it was"}')
+    config, trained = refiner_config(source), runs.restore(source)
+    data = Report(trained.table, divided={"test": "with another image"})
+    with pytest.raises(ConfigError, match="images were added, removed or renamed since, and test"):
+        second_stage.require_same_data(config, trained, data, tmp_path / "refined")
+    runs.copy(source, trained.step, tmp_path / "refined" / runs.COPY)
+    assert (tmp_path / "refined" / runs.COPY / "splits.json").exists()
+
+
+def test_a_start_that_failed_leaves_no_segmenter_to_the_next(tmp_path, segmenter):
+    left, other = tmp_path / "run" / runs.COPY, tmp_path / "other"
+    step = runs.restore(segmenter).step
+    runs.copy(segmenter, step, left)
+    config = refiner_config(other)
+    with pytest.raises(DataError, match=f"config.init_from is '{other}'"):
+        second_stage.with_segmenter(config, tmp_path / "run")
+    shutil.copytree(segmenter, other)
+    (other / "config.json").write_text((other / "config.json").read_text() + " ")
+    _, trained = second_stage.with_segmenter(config, tmp_path / "run")
+    second_stage.keep(config, trained, tmp_path / "run")
+    assert (left / "config.json").read_text().endswith(" ")
+
+
+def test_shapes_are_drawn_at_the_size_of_the_segmenter(segmenter):
+    config, trained = second_stage.with_segmenter(refiner_config(segmenter))
+    assert tuple(config.data.drawn) == (32, 32)
+    trained.config.data.drawn = ()
+    config = second_stage._with_fields_of(trained, refiner_config(segmenter))
+    assert tuple(config.data.drawn) == (16, 16)

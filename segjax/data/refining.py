@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.data import tiles
-from segjax.data.fitting import FILL, Finish, Fit, Logits, Shape, at_size, pad, padded_shape
+from segjax.data.fitting import FILL, Finish, Fit, Logits, Shape, at_size, pad
 from segjax.data.label_table import VOID
 
 FLOOR = 1e-3  # of coarse probabilities: no class is so unlikely that it could not come back
 CERTAINTY = 0.9  # of the class in a mask, as probability
+STEP = 32  # images are padded to multiples of it
 MAX_PIXELS = 2**20  # of a padded image that the refiner takes whole: 1024×1024
 WINDOW = 512  # height and width of windows of larger images
 UNCERTAIN_WINDOW = 160  # and of all images where only some are refined
@@ -36,6 +37,11 @@ def coarse_of_label(label: jax.Array, num_classes: int) -> jax.Array:
     certain = CERTAINTY * jax.nn.one_hot(label, num_classes)
     rest = 1 - certain.sum(-1, keepdims=True)
     return coarse_of_logits(jnp.log(certain + rest / num_classes))
+
+
+def padded(shape: Shape) -> Shape:
+    """Height and width of a whole image as a refiner takes it."""
+    return tuple(-(-n // STEP) * STEP for n in shape)
 
 
 class TwoStage(NamedTuple):
@@ -61,7 +67,10 @@ class Coarse(NamedTuple):
     num_classes: int
 
     def rows(self, top: int, shape: Shape) -> jax.Array:
-        """Log-probabilities float32 [*shape, C] of the pixels from row `top` on, edges repeated."""
+        """Log-probabilities float32 [*shape, C] of the pixels from row `top` on.
+
+        Beyond the image its edge is repeated; that of a mask is void.
+        """
         if self.scores.ndim == 3:
             return _of_scores(self.scores, self.size, shape, top)
         label = tiles.part(self.scores, (top, 0), shape)
@@ -125,7 +134,7 @@ class Refined(NamedTuple):
 
     def is_tiled(self, shape: Shape) -> bool:
         """Whether the refiner sees an image of that height and width in windows."""
-        height, width = padded_shape(shape)
+        height, width = padded(shape)
         return self.only_uncertain or height * width > MAX_PIXELS
 
     def bands(
@@ -139,7 +148,7 @@ class Refined(NamedTuple):
         """As `Fit.bands`; mask: class ids [H, W], refined in place of the segmenter's result."""
         scores = logits.coarse(self.fit.input(image)[None])[0] if mask is None else mask
         coarse = Coarse(scores, np.array(image.shape[:2], np.int32), num_classes)
-        shape = padded_shape(image.shape[:2])
+        shape = padded(image.shape[:2])
         if not self.is_tiled(image.shape[:2]):
             pixels = jnp.float32(pad(image, shape, FILL))
             whole = jnp.concatenate([pixels, coarse.rows(0, shape)], axis=-1)

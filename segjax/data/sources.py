@@ -54,7 +54,7 @@ def build_source(config: ConfigDict, split: str) -> Source:
 
             count = config.num_train if split == "train" else config.num_val
             return shapes.ShapesSource(
-                split=split, num_images=count, size=config.size, seed=config.seed
+                split=split, num_images=count, size=drawn_size(config), seed=config.seed
             )
         case "folder":
             found = find_pairs(config, split)
@@ -63,6 +63,11 @@ def build_source(config: ConfigDict, split: str) -> Source:
         case "tfds":
             return TfdsSource(config, split)
     raise ConfigError(f"config.data.source is {config.source!r}; choose one of {SOURCES}")
+
+
+def drawn_size(config: ConfigDict) -> tuple[int, int]:
+    """Height and width of shapes; runs of earlier versions have no such field."""
+    return tuple(config.get("drawn", ()) or config.size)
 
 
 def value_range(config: ConfigDict) -> tuple[float, ...]:

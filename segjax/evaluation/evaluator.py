@@ -29,7 +29,8 @@ class Evaluation:
     """What one split gave.
 
     confusion: int64 [C, C]; edges: int64, see `boundary.counts`; loss: of the whole split, as if it
-    were one batch (Lovász: of every band of an image that is too large to be taken at once);
+    were one batch (Lovász, and the boundary loss next to other bands: of every band of
+    an image that is too large to be taken at once);
     num_tiled: images that were cut into tiles; data: which they are; pictures: image uint8
     [H, W, 3], label and prediction uint8 [H, W] of a few examples of the split.
     """
@@ -141,7 +142,7 @@ def _score_large(
     devices: Parallel,
     drawn: set[int],
 ) -> Iterator[tuple[Any, list[Picture]]]:
-    """Every process scores all large images, one at a time on one device: they are few."""
+    """Every process scores all large images, and all of a refiner, one at a time on one device."""
     variables = jax.device_put(devices.unreplicate(variables), jax.local_devices()[0])
     for i in range(len(split.large)):
         example = split.large[i]

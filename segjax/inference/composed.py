@@ -10,10 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from segjax.data.fitting import FILL, Shape, at_size
-from segjax.data.refining import coarse_of_logits
+from segjax.data.refining import STEP, coarse_of_logits
 from segjax.weights.runs import Trained
-
-STEP = 32  # images are padded to multiples of it, as `fitting.padded_shape` has them up to 512
 
 
 def of(trained: Trained) -> Callable[[jax.Array], jax.Array]:

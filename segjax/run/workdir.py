@@ -66,6 +66,7 @@ LATER = {
     "data.divide": "thresholds",
     "data.subfolders": False,
     "data.value_range": [],
+    "data.drawn": [],
     "optim.sgd_decay": "decoupled",
     "loss.boundary": 0.0,
     "gan.feature_matching": 0.0,

@@ -126,7 +126,8 @@ def _compile_logits(
     if segmenter is None:
         compiled = jax.jit(partial(averaged, model))
         return lambda variables: partial(compiled, variables)
-    coarse = partial(jax.jit(partial(averaged, segmenter.model)), segmenter.variables)
+    kept = jax.device_put(segmenter.variables, jax.local_devices()[0])
+    coarse = partial(jax.jit(partial(averaged, segmenter.model)), kept)
     refine = jax.jit(partial(model.apply, train=False))
     return lambda variables: TwoStage(coarse, partial(refine, variables))
 

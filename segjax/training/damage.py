@@ -3,11 +3,13 @@
 As in CascadePSP (Cheng et al., CVPR 2020, section 3.2), whose refiner never sees a prediction in
 training, and for any number of classes. Each kind of damage comes in with a probability of its own
 and a random strength: edges are moved by a smooth field, a class grows or shrinks, outlines become
-polygons, and parts are lost to another class. Void is void no longer: no segmentation has it.
+polygons, and parts are lost to another class. Masks of other programs may have void, too.
 """
 
 import jax
 import jax.numpy as jnp
+
+from segjax.data.label_table import VOID
 
 MAX_SHIFT = 12.0  # of an edge, in pixels
 MAX_GROWTH = 6  # pixels that a class grows or shrinks by, at most
@@ -16,17 +18,20 @@ MAX_LOST = 0.3  # share of an image that parts are lost from
 
 
 def damage(key: jax.Array, label: jax.Array, num_classes: int) -> jax.Array:
-    """A label, uint8 [H, W], damaged: uint8 [H, W], every pixel a class.
+    """A label, uint8 [H, W], damaged: uint8 [H, W].
+
+    Void becomes a class drawn at random, or stays void: half of the labels each.
 
     key: a typed PRNG key.
     """
-    fill_key, *keys = jax.random.split(key, 5)
-    filler = jax.random.randint(fill_key, (), 0, num_classes)
-    label = jnp.where(label < num_classes, label, filler).astype(jnp.int32)
+    fill_key, void_key, *keys = jax.random.split(key, 6)
+    filler, is_void = jax.random.randint(fill_key, (), 0, num_classes), label >= num_classes
+    label = jnp.where(is_void, filler, label).astype(jnp.int32)
     kinds = (_shifted, _grown, _as_polygons, _lost)
     for kind, kind_key in zip(kinds, keys, strict=True):
         use_key, kind_key = jax.random.split(kind_key)
         label = jnp.where(jax.random.bernoulli(use_key), kind(kind_key, label), label)
+    label = jnp.where(is_void & jax.random.bernoulli(void_key), VOID, label)
     return label.astype(jnp.uint8)
 
 

@@ -43,10 +43,12 @@ class Trainer:
         data = check.check(config.data, cache=cache, trained=resumes)
         self.table, counts = data.table, data.pixel_counts["train"]
         log.info("%s\n%s", self.table.describe(), format_report(data))
+        segmenter = ""
         if self.segmenter:
-            second_stage.require_same_classes(config, self.segmenter, self.table)
+            second_stage.require_same_data(config, self.segmenter, data, folder)
+            segmenter = fingerprint(self.segmenter.variables)
         fields = self.devices.mode, workdir.deciding_fields(config)
-        same = f"{fields} {data.num_images} {data.skipped} {counts.tolist()}"
+        same = f"{fields} {data.num_images} {data.skipped} {counts.tolist()} {segmenter}"
         self.devices.require_same(same, "the configuration or the data")
         workdir.require_division(folder, data.divided)
         workdir.require_same_data(folder, self.table, counts)

@@ -68,6 +68,9 @@ RULES = {
     "data.size": Rule(
         lambda size: len(size) == 2 and _are_whole(size), "it must be height and width: 256,256"
     ),
+    "data.drawn": Rule(
+        lambda size: len(size) in (0, 2) and _are_whole(size), "it must be empty, or 256,256"
+    ),
     "data.fit": _one_of(*pipeline.FITS),
     "data.num_train": _at_least(1),
     "data.num_val": _at_least(1),

@@ -21,6 +21,7 @@ from segjax.run.state import fingerprint
 from segjax.runtime.files import expand
 
 COPY = "segmenter"  # in the work directory of a refiner: the run that it refines
+FILES = ("config.json", "classes.json", "pixel_counts.json", "splits.json")
 # Items of a checkpoint that only training needs.
 NOT_COPIED = ("params", "batch_stats", "opt_state", "discriminator", "step", "progress")
 
@@ -111,10 +112,12 @@ def with_refiner(folder: Path, refine: str | Path | None) -> Path:
 def copy(source: Path, step: int, folder: Path) -> None:
     """A work directory in `folder` with a checkpoint of another, as much as `restore` reads."""
     unfinished = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    for leftover in (unfinished, folder):  # of a start that failed
+        shutil.rmtree(leftover, ignore_errors=True)
     checkpoint = Path("checkpoints", str(step))
     ignore = shutil.ignore_patterns(*NOT_COPIED)
     shutil.copytree(source / checkpoint, unfinished / checkpoint, ignore=ignore)
-    for name in ("config.json", "classes.json", "pixel_counts.json"):
-        shutil.copy(source / name, unfinished / name)
+    for name in FILES:
+        if (source / name).exists():
+            shutil.copy(source / name, unfinished / name)
     unfinished.rename(folder)
