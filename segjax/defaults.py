@@ -215,9 +215,14 @@ def _gan() -> ConfigDict:
     # λ of segmentation loss + λ · adversarial loss, reached linearly over ramp_epochs. Before
     # start_epoch there is no discriminator, and training is what it is without one.
     gan.weight = 0.02
-    # Of the difference between the discriminator's features of labels and of predictions, over that
-    # of the adversarial loss.
+    # Weight of the difference between the discriminator's features of labels and of predictions
+    # (pix2pixHD), over that of the adversarial loss.
     gan.feature_matching = 0.0
+    # γ of R1, γ/2 · the squared gradient of the discriminator at labels (Mescheder et al., 2018).
+    gan.r1 = 0.0
+    # Only the patches count in both losses that have an edge between classes in their middle, where
+    # no other patch has its own (8×8 pixels with four convolutions).
+    gan.boundary_only = False
     gan.start_epoch = 0
     gan.ramp_epochs = 1.0
     # Pix2Pix: 70×70 pixels are judged together. (64, 128) judges 16×16.

@@ -145,6 +145,63 @@ def test_softening_is_finite_where_the_segmenter_is_certain():
     np.testing.assert_allclose(real, [[[right, [0.9, 0, 0.1]]]], rtol=1e-6)
 
 
+def test_scores_that_do_not_count_change_neither_loss():
+    counted = jnp.array([1.0, 0.0])
+    for objective in UNDECIDED:
+        alone = adversarial.discriminator_loss(objective, REAL[:1], FAKE[:1])
+        both = adversarial.discriminator_loss(objective, REAL, FAKE, None, counted)
+        np.testing.assert_allclose(both, alone, rtol=1e-6)
+        alone = adversarial.segmenter_loss(objective, FAKE[:1])
+        value, gradient = jax.value_and_grad(adversarial.segmenter_loss, argnums=1)(
+            objective, FAKE, None, counted
+        )
+        np.testing.assert_allclose(value, alone, rtol=1e-6)
+        assert gradient[1] == 0 != gradient[0]
+        value, gradient = jax.value_and_grad(adversarial.segmenter_loss, argnums=1)(
+            objective, FAKE, None, jnp.zeros(2)
+        )
+        assert value == 0 and not gradient.any()
+
+
+def test_a_score_counts_that_sits_on_an_edge_between_classes():
+    label = np.zeros((3, 16, 16), np.uint8)
+    label[0, :, 8:] = 1  # the boundary loss counts the columns 5 to 10
+    label[1, 8:] = VOID
+    label[2, 2, 2] = 1
+    # Six scores a side, on pairs of pixels from the third one on.
+    counted = adversarial.on_edges(jnp.array(label), 2, num_channels=2)
+    np.testing.assert_array_equal(counted[0], [[0, 1, 1, 1, 1, 0]] * 6)
+    assert not counted[1].any()
+    corner = np.zeros((6, 6))
+    corner[:2, :2] = 1
+    np.testing.assert_array_equal(counted[2], corner)
+
+
+def test_the_gradient_penalty_of_a_linear_discriminator_by_hand():
+    """Scores of rows of pixels, which do not overlap: the squared norm of the weights."""
+    weights = jnp.array([[1.0, -2.0], [0.5, 3.0]])  # of two pixels of two classes
+    real = jax.random.uniform(jax.random.key(0), (3, 4, 2, 2))
+
+    def penalty(weights, counted=None):
+        def scores_of(x):
+            return jnp.einsum("bhwc,wc->bh", x, weights)
+
+        return adversarial.gradient_penalty(scores_of, real, None, counted)
+
+    value, gradient = jax.value_and_grad(penalty)(weights)
+    np.testing.assert_allclose(value, 1 + 4 + 0.25 + 9, rtol=1e-6)
+    np.testing.assert_allclose(gradient, 2 * weights, rtol=1e-6)
+    some = jnp.zeros((3, 4)).at[1, :2].set(1)
+    np.testing.assert_allclose(penalty(weights, some), 1 + 4 + 0.25 + 9, rtol=1e-6)
+    assert penalty(weights, jnp.zeros((3, 4))) == 0
+
+
+def test_the_gradient_penalty_of_a_square_depends_on_the_example():
+    real = jnp.array([1.0, 3.0])[:, None, None, None]
+    value = adversarial.gradient_penalty(lambda x: x[..., 0] ** 2, real)
+    np.testing.assert_allclose(value, (2**2 + 6**2) / 2)
+
+
 def test_feature_matching_is_the_mean_over_layers_of_mean_differences():
     labels = [jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1.0])]
     predictions = [jnp.array([[1.0, 0.0], [3.0, 8.0]]), jnp.array([0.5])]

@@ -23,7 +23,7 @@ OPEN = {
         "augment.flip_horizontal",
         "augment.flip_vertical",
     ),
-    *("model.freeze_encoder", "gan.spectral_norm"),
+    *("model.freeze_encoder", "gan.spectral_norm", "gan.boundary_only"),
 }
 NEGATIVE, NOT_POSITIVE, CHOICE = (-1,), (0, -1), ("other",)
 SEED, SHARE = (-1, 2**32, 2**63), (-0.1, 1.0)
@@ -97,6 +97,7 @@ REFUSED = {
     "gan.learning_rate": NOT_POSITIVE,
     "gan.momentum": SHARE,
     "gan.feature_matching": NEGATIVE,
+    "gan.r1": NEGATIVE,
     "refiner.name": CHOICE,
     "refiner.channels": ((), (8, 0), (8.5,)),
     "refiner.features": NOT_POSITIVE,

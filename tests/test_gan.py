@@ -259,6 +259,64 @@ def test_where_they_have_no_weight_features_cost_nothing_and_change_no_bit(
     assert_equal_trees(*results)
 
 
+def critic_update(parts, start, label, logits, **changes):
+    """The discriminator's gradients, by Adam's mean of them, and what is shown of its losses."""
+    adversary = parts["adversary"]._replace(**changes)
+    judge = partial(gan_step._judge, adversary.discriminator, small_batch()["image"])
+    update = partial(gan_step._update_discriminator, judge=judge, adversary=adversary)
+    after, seen = jax.jit(partial(update, axis_name=None))(start.discriminator, logits, label)
+    return after.opt_state[0].mu, seen
+
+
+def test_the_gradient_penalty_is_part_of_the_discriminator_s_loss_by_half_of_gamma(one):
+    parts, start, _ = one
+    label = small_batch()["label"]
+    logits = jax.random.normal(jax.random.key(0), (*label.shape, NUM_CLASSES))
+    (without, _), (some, seen), (_, twice) = (
+        critic_update(parts, start, label, logits, r1=gamma) for gamma in (0.0, 1e3, 2e3)
+    )
+    np.testing.assert_allclose(twice["r1"], 2 * seen["r1"], rtol=1e-6)
+    assert seen["discriminator_loss"] == twice["discriminator_loss"]
+
+    adversary = parts["adversary"]
+
+    @jax.jit
+    @jax.grad
+    def expected(params):
+        labels = adversarial.soften(label, jax.nn.softmax(logits), adversary.softening)
+
+        def total(x):
+            return adversary.discriminator.apply(
+                {"params": params}, small_batch()["image"], x, train=True
+            ).sum()
+
+        scores = 4 * 14 * 14  # of four images
+        gradient = jnp.where((label < NUM_CLASSES)[..., None], jax.grad(total)(labels), 0)
+        return 1e3 / 2 * (gradient**2).sum() / scores
+
+    by_hand = expected(start.discriminator.params)
+    share = jax.tree.map(lambda a, b: (a - b) / 0.5, some, without)  # 1 - beta 1 of the mean
+    for tree in (by_hand, share):
+        tree["conv1"].pop("bias")  # ahead of a norm: nothing but rounding
+    assert_close(share, by_hand, 1e-3)
+
+
+def test_only_patches_on_edges_move_either_network_where_that_is_asked(one):
+    parts, start, _ = one
+    label = np.zeros((4, 32, 32), np.uint8)
+    logits = jax.random.normal(jax.random.key(0), (*label.shape, NUM_CLASSES))
+    gradient, seen = logits_gradient(parts, start, label, logits, boundary_only=True)
+    mean, shown = critic_update(parts, start, label, logits, boundary_only=True, r1=1.0)
+    assert not gradient.any() and seen["adversarial_loss"] == 0
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(mean))
+    assert shown["discriminator_loss"] == shown["r1"] == 0
+    label[0, :4, :4] = 1  # the patches of the scores near its edge are the first 16 pixels
+    gradient, _ = logits_gradient(parts, start, label, logits, boundary_only=True)
+    assert not gradient[1:].any()
+    strength = np.abs(gradient[0]).sum(-1)  # instance norm brings in the rest of the image
+    assert strength[:16, :16].mean() > 3 * strength[16:, 16:].mean()
+
+
 def test_void_has_no_part_in_the_adversarial_gradient(one):
     parts, start, _ = one
     batch = small_batch()
@@ -286,7 +344,10 @@ def test_a_discriminator_learns_to_tell_labels_from_a_segmenter_that_stays_as_it
     assert seen["d_fake"] < 0.5 < seen["d_real"]
 
 
-@pytest.mark.parametrize("changes", [{}, {"feature_matching": 5.0}], ids=["plain", "all"])
+ALL = {"feature_matching": 5.0, "r1": 10.0, "boundary_only": True}
+
+
+@pytest.mark.parametrize("changes", [{}, ALL], ids=["plain", "all"])
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 def test_mesh_and_pmap_of_four_devices_equal_one_device(norm, changes, tiny_config):
     tiny_config.optim.name = "sgd"  # whose update is proportional to the gradient
@@ -331,7 +392,7 @@ def runs(shared_tiny_config, tmp_path_factory):
     finished = {}
     for name, objective in (("plain", "none"), ("gan", "hinge")):
         config = with_discriminator(
-            shared_tiny_config, objective=objective, start_epoch=1, feature_matching=1.0
+            shared_tiny_config, objective=objective, start_epoch=1, feature_matching=1.0, r1=1.0
         )
         folder = tmp_path_factory.mktemp(name)
         finished[name] = (config, folder, *loop.train_and_evaluate(config, folder))
@@ -349,7 +410,8 @@ def test_a_run_with_a_discriminator_shows_it_and_is_evaluated_without_it(runs):
     assert int(state.step) == 8
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     tags = events.Tags()["scalars"]
-    for name in ("d_real", "d_fake", "gradient_share", "discriminator_loss", "feature_matching"):
+    names = ("d_real", "d_fake", "gradient_share", "discriminator_loss", "feature_matching", "r1")
+    for name in names:
         assert [point.step for point in events.Scalars(f"train/gan/{name}")] == [5, 8]
     assert "val/mean_boundary_iou_0.02" in tags
     assert json.dumps(evaluate_run(folder)) == json.dumps(report)

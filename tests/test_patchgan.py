@@ -7,7 +7,7 @@ import pytest
 
 from segjax import defaults, models
 from segjax.errors import ConfigError
-from segjax.models.patchgan import PatchGAN, num_patches, receptive_field
+from segjax.models.patchgan import PatchGAN, num_patches, receptive_field, stride
 
 
 def build(**changes):
@@ -53,6 +53,8 @@ def test_one_score_depends_on_a_square_of_the_paper_s_size(channels, field):
         assert seen.max() < 79
         assert not gradient[1].any()
     assert receptive_field(len(channels)) == field
+    step, central = stride(len(channels)), num_patches(80, len(channels)) // 2
+    assert (seen.min(0) + (field - step) // 2).tolist() == [(central + 1) * step] * 2
 
 
 @pytest.mark.parametrize(("size", "scores"), [((64, 64), (6, 6)), ((50, 67), (4, 6))])

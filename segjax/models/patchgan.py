@@ -34,6 +34,14 @@ def num_patches(length: int, num_channels: int) -> int:
     return length
 
 
+def stride(num_channels: int) -> int:
+    """Pixels from one score to the next, 8 for four convolutions and one.
+
+    Score number i is of a patch whose middle pixels are those from (i + 1) · stride on.
+    """
+    return 2 ** (num_channels - 1)
+
+
 def _stride(i: int, num_channels: int) -> int:
     return 1 if i == num_channels - 1 else 2
 

@@ -70,6 +70,8 @@ LATER = {
     "optim.sgd_decay": "decoupled",
     "loss.boundary": 0.0,
     "gan.feature_matching": 0.0,
+    "gan.r1": 0.0,
+    "gan.boundary_only": False,
 }
 
 # Those of LATER whose default is another today.

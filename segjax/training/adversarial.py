@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from segjax.models import patchgan
 from segjax.runtime.devices import global_sum
+from segjax.training.losses import is_near_edge
 
 # The discriminator's loss where it cannot tell real from fake.
 CHANCE = {"vanilla": 0.693, "lsgan": 0.25, "hinge": 1.0}
@@ -20,8 +22,9 @@ class Adversary(NamedTuple):
     """What a step needs of the discriminator beside its state.
 
     weight: λ of segmentation loss + λ · adversarial loss, a function of the updates done;
-    objective, softening: see `discriminator_loss` and `soften`; feature_matching: the weight of
-    `feature_matching` over that of the adversarial loss.
+    objective, softening: see `discriminator_loss` and `soften`;
+    feature_matching: its weight over that of the adversarial loss;
+    r1: γ of γ/2 · `gradient_penalty`; boundary_only: see `on_edges`.
     """
 
     discriminator: nn.Module
@@ -30,6 +33,14 @@ class Adversary(NamedTuple):
     softening: float
     weight: Callable[[jax.Array], jax.Array]
     feature_matching: float
+    r1: float
+    boundary_only: bool
+
+    def counted(self, label: jax.Array, num_classes: int) -> jax.Array | None:
+        """Which scores [B, h, w] count, 1 or 0; None: all."""
+        if not self.boundary_only:
+            return None
+        return on_edges(label, num_classes, len(self.discriminator.channels))
 
 
 def build(config: ConfigDict, discriminator: nn.Module, steps_per_epoch: int) -> Adversary:
@@ -43,6 +54,8 @@ def build(config: ConfigDict, discriminator: nn.Module, steps_per_epoch: int) ->
         config.softening,
         weight,
         config.feature_matching,
+        config.r1,
+        config.boundary_only,
     )
 
 
@@ -86,29 +99,55 @@ def soften(label: jax.Array, probabilities: jax.Array, amount: float) -> jax.Arr
 binary_cross_entropy = optax.sigmoid_binary_cross_entropy
 
 
-def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
-    return global_sum(x.sum(), axis_name) / global_sum(jnp.float32(x.size), axis_name)
+def _mean(x: jax.Array, axis_name: str | None, counted: jax.Array | None = None) -> jax.Array:
+    """Of all x in the global batch, or those where `counted`, of its shape, is 1; of none, 0."""
+    if counted is None:
+        return global_sum(x.sum(), axis_name) / global_sum(jnp.float32(x.size), axis_name)
+    total, number = global_sum(((x * counted).sum(), counted.sum()), axis_name)
+    return total / jnp.maximum(number, 1)
+
+
+def on_edges(label: jax.Array, num_classes: int, num_channels: int) -> jax.Array:
+    """Which scores of a discriminator sit on an edge between classes: float32 [B, h, w], 0 or 1.
+
+    A score sits on the middle of its patch, `patchgan.stride` pixels high and wide; near an edge is
+    what counts in the boundary loss.
+    """
+    side = patchgan.stride(num_channels)
+    rows, columns = (patchgan.num_patches(n, num_channels) for n in label.shape[1:])
+    near = is_near_edge(label, num_classes)
+    near = near[:, side : side * (rows + 1), side : side * (columns + 1)]
+    return near.reshape(-1, rows, side, columns, side).any((2, 4)).astype(jnp.float32)
 
 
 def discriminator_loss(
-    objective: str, real: jax.Array, fake: jax.Array, axis_name: str | None = None
+    objective: str,
+    real: jax.Array,
+    fake: jax.Array,
+    axis_name: str | None = None,
+    counted: jax.Array | None = None,
 ) -> jax.Array:
     """Mean over the patches of the global batch, half for real and half for fake ones.
 
     vanilla: Goodfellow et al. 2014; lsgan: Mao et al., ICCV 2017; hinge: Miyato et al., ICLR 2018.
 
     Args:
-      real, fake: scores of any shape.
+      real, fake: scores of any shape; counted: of their shape, 1 for those that count, else 0.
     """
     both = {
         "vanilla": lambda: (binary_cross_entropy(real, 1), binary_cross_entropy(fake, 0)),
         "lsgan": lambda: ((real - 1) ** 2, fake**2),
         "hinge": lambda: (jax.nn.relu(1 - real), jax.nn.relu(1 + fake)),
     }[objective]()
-    return 0.5 * sum(_mean(x, axis_name) for x in both)
+    return 0.5 * sum(_mean(x, axis_name, counted) for x in both)
 
 
-def segmenter_loss(objective: str, fake: jax.Array, axis_name: str | None = None) -> jax.Array:
+def segmenter_loss(
+    objective: str,
+    fake: jax.Array,
+    axis_name: str | None = None,
+    counted: jax.Array | None = None,
+) -> jax.Array:
     """Low where the discriminator takes the segmenter's patches for real ones.
 
     For vanilla the form that does not saturate, -log D; for lsgan without the paper's factor ½.
@@ -118,7 +157,7 @@ def segmenter_loss(objective: str, fake: jax.Array, axis_name: str | None = None
         "lsgan": lambda: (fake - 1) ** 2,
         "hinge": lambda: -fake,
     }[objective]()
-    return _mean(each, axis_name)
+    return _mean(each, axis_name, counted)
 
 
 def feature_matching(
@@ -140,6 +179,38 @@ def feature_matching(
     return sum(layers) / len(layers)
 
 
-def verdict(objective: str, scores: jax.Array, axis_name: str | None = None) -> jax.Array:
+def gradient_penalty(
+    scores_of: Callable[[jax.Array], jax.Array],
+    real: jax.Array,
+    axis_name: str | None = None,
+    counted: jax.Array | None = None,
+) -> jax.Array:
+    """R1: the squared norm of the scores' gradient at real examples, over the number of scores.
+
+    Mescheder et al., "Which Training Methods for GANs do actually Converge?", ICML 2018, equation
+    9, without γ/2. The scores of an image are added up; so with patches that do not overlap it is
+    the mean of what the paper has for one score.
+
+    Args:
+      scores_of: of arrays like `real`, [B, H, W, C], to scores; counted: see `discriminator_loss`.
+    """
+
+    def total(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        scores = scores_of(x)
+        each = jnp.ones_like(scores) if counted is None else counted
+        return (scores * each).sum(), each.sum()
+
+    gradient, number = jax.grad(total, has_aux=True)(real)
+    squares, number = global_sum(((gradient**2).sum(), number), axis_name)
+    return squares / jnp.maximum(number, 1)
+
+
+def verdict(
+    objective: str,
+    scores: jax.Array,
+    axis_name: str | None = None,
+    counted: jax.Array | None = None,
+) -> jax.Array:
     """The mean D(·) of scores: a probability for vanilla, the score itself for the others."""
-    return _mean(jax.nn.sigmoid(scores) if objective == "vanilla" else scores, axis_name)
+    each = jax.nn.sigmoid(scores) if objective == "vanilla" else scores
+    return _mean(each, axis_name, counted)

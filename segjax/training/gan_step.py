@@ -116,7 +116,8 @@ def _adversarial_loss(
     """What λ is the weight of, and its parts: `adversarial_loss`, and `feature_matching` if any."""
     probabilities = jax.nn.softmax(logits)
     scores, features, _ = critic(adversarial.mask_void(probabilities, label))
-    value = adversarial.segmenter_loss(adversary.objective, scores, axis_name)
+    counted = adversary.counted(label, logits.shape[-1])
+    value = adversarial.segmenter_loss(adversary.objective, scores, axis_name, counted)
     seen = {"adversarial_loss": value}
     if adversary.feature_matching:
         probabilities = jax.lax.stop_gradient(probabilities)
@@ -137,27 +138,48 @@ def _update_discriminator(
     """One update from labels as the real ones and the segmenter's probabilities as fakes.
 
     Returns:
-      The new state, `discriminator_loss`, `discriminator_grad_norm`, and `d_real` and `d_fake`, see
-      `adversarial.verdict`.
+      The new state, what `_discriminator_loss` says, and `discriminator_grad_norm`.
     """
     probabilities = jax.lax.stop_gradient(jax.nn.softmax(logits))
-    objective = adversary.objective
 
-    def loss_of(params: Any) -> tuple[jax.Array, tuple]:
-        real = adversarial.soften(label, probabilities, adversary.softening)
-        fake = adversarial.mask_void(probabilities, label)
-        variables = critic.variables | {"params": params}
-        real, _, batch_stats = judge(variables, real, train=True)
-        fake, _, batch_stats = judge(variables | {"batch_stats": batch_stats}, fake, train=True)
-        verdicts = [adversarial.verdict(objective, x, axis_name) for x in (real, fake)]
-        value = adversarial.discriminator_loss(objective, real, fake, axis_name)
-        return value, (batch_stats, dict(zip(("d_real", "d_fake"), verdicts, strict=True)))
-
-    (value, (batch_stats, seen)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-        critic.params
+    gradients, (batch_stats, seen) = jax.grad(_discriminator_loss, has_aux=True)(
+        critic.params, critic, probabilities, label, judge, adversary, axis_name
     )
     gradients = psum(gradients, axis_name)
     updates, opt_state = adversary.optimizer.update(gradients, critic.opt_state, critic.params)
-    seen |= {"discriminator_loss": value, "discriminator_grad_norm": optax.global_norm(gradients)}
+    seen["discriminator_grad_norm"] = optax.global_norm(gradients)
     params = optax.apply_updates(critic.params, updates)
     return DiscriminatorState(params, batch_stats, opt_state), seen
+
+
+def _discriminator_loss(
+    params: Any,
+    critic: DiscriminatorState,
+    probabilities: jax.Array,
+    label: jax.Array,
+    judge: Callable,
+    adversary: Adversary,
+    axis_name: str | None,
+) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+    """The loss of a discriminator of these parameters, its new batch statistics, and what is shown:
+    `discriminator_loss`, `d_real` and `d_fake`, see `adversarial.verdict`, and `r1` if any.
+    """
+    variables, objective = critic.variables | {"params": params}, adversary.objective
+    labels = adversarial.soften(label, probabilities, adversary.softening)
+    real, _, batch_stats = judge(variables, labels, train=True)
+    fake = adversarial.mask_void(probabilities, label)
+    fake, _, batch_stats = judge(variables | {"batch_stats": batch_stats}, fake, train=True)
+    counts = axis_name, adversary.counted(label, probabilities.shape[-1])
+    value = adversarial.discriminator_loss(objective, real, fake, *counts)
+    seen = {"discriminator_loss": value}
+    for name, scores in (("d_real", real), ("d_fake", fake)):
+        seen[name] = adversarial.verdict(objective, scores, *counts)
+    if adversary.r1:
+
+        def scores_of(x: jax.Array) -> jax.Array:
+            return judge(variables, adversarial.mask_void(x, label), train=True)[0]
+
+        penalty = adversarial.gradient_penalty(scores_of, labels, *counts)
+        seen["r1"] = adversary.r1 / 2 * penalty
+        value += seen["r1"]
+    return value, (batch_stats, seen)

@@ -77,12 +77,12 @@ def boundary(class_weights: jax.Array | None = None, label_smoothing: float = 0.
     near = cross_entropy(class_weights, label_smoothing)
 
     def sums(logits: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
-        return near.sums(logits, jnp.where(_is_near_edge(label, logits.shape[-1]), label, VOID))
+        return near.sums(logits, jnp.where(is_near_edge(label, logits.shape[-1]), label, VOID))
 
     return Loss(sums, near.value)
 
 
-def _is_near_edge(label: jax.Array, num_classes: int) -> jax.Array:
+def is_near_edge(label: jax.Array, num_classes: int) -> jax.Array:
     """bool [B, H, W], True within NEAR pixels (Chebyshev) of a pixel of another class."""
     window, void = (1, 2 * NEAR + 1, 2 * NEAR + 1), label >= num_classes
     label = label.astype(jnp.int32)

@@ -118,6 +118,7 @@ RULES = {
     "gan.learning_rate": ABOVE_0,
     "gan.momentum": SHARE,
     "gan.feature_matching": _at_least(0),
+    "gan.r1": _at_least(0),
     "refiner.name": _one_of(*models.REFINERS),
     "refiner.channels": WHOLE,
     "refiner.features": _at_least(1),
