@@ -18,7 +18,6 @@ from segjax.runtime import cli, process
 
 cli.define_multihost()
 cli.define_checkpoint()
-cli.define_refine()
 flags.DEFINE_string("workdir", None, "The run to evaluate.")
 flags.DEFINE_enum("split", "val", ("train", "val", "test"), "The split to evaluate on.")
 flags.DEFINE_string(

@@ -27,7 +27,6 @@ from segjax.errors import ConfigError
 from segjax.runtime import cli
 
 cli.define_checkpoint()
-cli.define_refine()
 flags.DEFINE_string("workdir", None, "The trained run.")
 flags.DEFINE_enum(
     "format",

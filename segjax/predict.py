@@ -20,7 +20,6 @@ from absl import flags
 from segjax.runtime import cli
 
 cli.define_checkpoint()
-cli.define_refine()
 flags.DEFINE_string("workdir", None, "The trained run.")
 flags.DEFINE_string("model", None, "In place of --workdir: a file that segjax.export wrote.")
 flags.DEFINE_string(

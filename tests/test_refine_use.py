@@ -208,10 +208,13 @@ def test_what_needs_a_refiner_says_so(made, coarse, tmp_path):
     Image.fromarray(image_of((20, 30))).save(tmp_path / "a.png")
     source, out = str(tmp_path / "a.png"), tmp_path / "out"
     for options, message in (
-        ({"uncertain_only": True}, "--uncertain_only is for a refiner, and there is none"),
+        (
+            {"uncertain_only": True},
+            "--uncertain_only: there is no refiner; give its work directory",
+        ),
         (
             {"masks": tmp_path},
-            "--masks .*: a refiner refines them, and there is none; add --refine",
+            "--masks .*: there is no refiner; give its work directory",
         ),
         ({"refine": made.refiner}, "refine is given with a model that is loaded"),
     ):

@@ -41,11 +41,8 @@ class Masks(NamedTuple):
             raise DataError(f"{error} (of {path} and its mask {mask})") from error
 
 
-def find_masks(folder: str | Path, table: LabelTable) -> Masks:
+def find_masks(folder: Path, table: LabelTable) -> Masks:
     """The masks in a folder and its folders; DataError where there is none."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"--masks {folder}: no such folder")
     files = folders.by_name(list_images(folder), folder)
     if not files:
         raise DataError(f"--masks {folder}: no image is in it")

@@ -26,6 +26,7 @@ MEMBERS = ("model.stablehlo", "metadata.json")  # of the zip file that a StableH
 METADATA_KEY = "segjax"  # of the metadata in an ONNX file
 # What readers raise over files that are damaged, or something else.
 DAMAGES = (OSError, KeyError, TypeError, ValueError, struct.error, zlib.error, zipfile.BadZipFile)
+NO_REFINER = "there is no refiner; give its work directory as --workdir, or add it by --refine"
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 
@@ -122,5 +123,5 @@ def averaged(network: Network, tta: Sequence[str]) -> Network:
 def only_uncertain(network: Network) -> Network:
     """The same with the refiner where the segmenter is uncertain alone; ConfigError without one."""
     if not isinstance(network.fit, Refined):
-        raise ConfigError("--uncertain_only is for a refiner, and there is none; add --refine")
+        raise ConfigError(f"--uncertain_only: {NO_REFINER}")
     return network._replace(fit=network.fit._replace(only_uncertain=True))

@@ -8,7 +8,7 @@ from segjax.data.problems import some
 from segjax.errors import ConfigError, DataError
 from segjax.inference import inputs, networks, predictor
 from segjax.inference.images import predict_images
-from segjax.inference.masks import Masks, find_masks
+from segjax.inference.masks import find_masks
 from segjax.inference.predictor import Predictor
 from segjax.inference.video import predict_video
 from segjax.runtime.files import expand
@@ -69,9 +69,12 @@ def segment(
         if (opacity is not None or contours) and not overlay:
             raise ConfigError("--opacity and --contours change overlays; add --overlay")
         inputs.find_images(source, output, overlay, probabilities)  # before the network is loaded
+        masks = masks and _place_of_masks(masks, output, tta)
     _make_folder(output)
     model = _load(model, checkpoint, tta, refine, uncertain_only)
-    found = _find_masks(model, masks, output, tta) if masks else None
+    if masks and not model.refines:
+        raise ConfigError(f"--masks {masks}: {networks.NO_REFINER}")
+    found = find_masks(masks, model.table) if masks else None
     if video:
         return predict_video(model, video, output, smoothing=smoothing, show=show, **drawing)
     return predict_images(
@@ -93,20 +96,18 @@ def _load(
     return Predictor(networks.only_uncertain(model.network)) if uncertain_only else model
 
 
-def _find_masks(model: Predictor, folder: str | Path, output: Path, tta: Sequence[str]) -> Masks:
-    """The masks to be refined; ConfigError where they are not, or would be replaced."""
+def _place_of_masks(folder: str | Path, output: Path, tta: Sequence[str]) -> Path:
+    """Their folder; ConfigError where they are not to be refined, or would be replaced."""
     folder = Path(expand(str(folder)))
-    if not model.refines:
-        raise ConfigError(
-            f"--masks {folder}: a refiner refines them, and there is none; add --refine WORKDIR"
-        )
+    if not folder.is_dir():
+        raise DataError(f"--masks {folder}: no such folder")
     if tta:
         raise ConfigError(
             "--tta is of the segmenter, which does not run with --masks; leave it out"
         )
     if folder.resolve() == output.resolve():
         raise ConfigError(f"--output {output} would replace the masks; choose another folder")
-    return find_masks(folder, model.table)
+    return folder
 
 
 def _make_folder(output: Path) -> None:

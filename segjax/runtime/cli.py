@@ -32,8 +32,7 @@ def define_config() -> None:
         "config",
         None,
         "A configuration of segjax by name, or a file, with a variant if it has any: camvid, "
-        "camvid:cpu, mine.py. "
-        "--config.FIELD=VALUE changes a field.",
+        "camvid:cpu, mine.py. --config.FIELD=VALUE changes a field.",
         lock_config=True,
     )
 
@@ -47,17 +46,11 @@ def define_multihost() -> None:
 
 
 def define_checkpoint() -> None:
-    """--checkpoint=best or latest."""
+    """--checkpoint=best or latest, and --refine=WORKDIR of a refiner."""
     flags.DEFINE_enum(
         "checkpoint", "best", ("best", "latest"), "best (by validation mIoU) or latest."
     )
-
-
-def define_refine() -> None:
-    """--refine=WORKDIR of a refiner."""
-    flags.DEFINE_string(
-        "refine", None, "The work directory of a refiner of --workdir, which has both stages then."
-    )
+    flags.DEFINE_string("refine", None, "The work directory of a refiner of --workdir.")
 
 
 def require(*names: str) -> None:
