@@ -43,6 +43,7 @@ REFUSED = {
     "data.folds": (-1, 1),
     "data.fold": NEGATIVE,
     "data.size": ((0, 1), (8,), (8.0, 8.0), (8, 8, 8)),
+    "data.drawn": ((0, 1), (8,), (8.0, 8.0), (8, 8, 8)),
     "data.fit": CHOICE,
     "data.divide": CHOICE,
     "data.value_range": ((1.0,), (2.0, 1.0), (0.0, float("inf"))),
