@@ -130,9 +130,9 @@ def _augment() -> ConfigDict:
 
 def _model() -> ConfigDict:
     model = ConfigDict()
-    # The decoder: unet. Fields of families that the network is not made of stay as they are.
+    # The decoder: unet or segformer. Fields of other families than the network's are not set.
     model.name = "unet"
-    # mobilenet_v2.
+    # mobilenet_v2, or mit: the Mix Transformer of SegFormer.
     model.encoder = "mobilenet_v2"
     # float32 or bfloat16; parameters, batch statistics and losses are float32 either way.
     model.dtype = "float32"
@@ -142,7 +142,9 @@ def _model() -> ConfigDict:
     # Neither the encoder's weights nor its batch statistics change.
     model.freeze_encoder = False
     model.unet = _unet()
+    model.segformer = _segformer()
     model.mobilenet_v2 = _mobilenet_v2()
+    model.mit = _mit()
     return model
 
 
@@ -153,6 +155,29 @@ def _unet() -> ConfigDict:
     # nearest, bilinear, or transpose (the Pix2Pix block).
     unet.upsample = "nearest"
     return unet
+
+
+def _segformer() -> ConfigDict:
+    segformer = ConfigDict()
+    # Of every feature before they are fused: 256 with mit's b0 and b1, 768 with the larger ones.
+    segformer.channels = 256
+    segformer.dropout = 0.1
+    # Of the last enlargement: the centres of corner pixels stay at the corners, as in SMP.
+    segformer.align_corners = False
+    return segformer
+
+
+def _mit() -> ConfigDict:
+    mit = ConfigDict()
+    # b0, b1, b2, b3, b4 or b5.
+    mit.variant = "b0"
+    # Stochastic depth, of the last block.
+    mit.drop_path = 0.1
+    # Of the layer norms of blocks and stages, and of those behind convolutions of stride 2 or more.
+    # transformers has 1e-5 for all; the authors' weights bring their own.
+    mit.norm_epsilon = 1e-5
+    mit.patch_norm_epsilon = 1e-5
+    return mit
 
 
 def _mobilenet_v2() -> ConfigDict:

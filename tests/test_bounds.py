@@ -23,7 +23,8 @@ OPEN = {
         "augment.flip_horizontal",
         "augment.flip_vertical",
     ),
-    *("model.freeze_encoder", "gan.spectral_norm", "gan.boundary_only"),
+    *("model.freeze_encoder", "model.segformer.align_corners"),
+    *("gan.spectral_norm", "gan.boundary_only"),
 }
 NEGATIVE, NOT_POSITIVE, CHOICE = (-1,), (0, -1), ("other",)
 SEED, SHARE = (-1, 2**32, 2**63), (-0.1, 1.0)
@@ -69,6 +70,12 @@ REFUSED = {
     "model.std": ((1.0, 1.0), (1.0, 1.0, 0.0)),
     "model.mobilenet_v2.norm_epsilon": NOT_POSITIVE,
     "model.mobilenet_v2.padding": CHOICE,
+    "model.mit.variant": CHOICE,
+    "model.mit.drop_path": SHARE,
+    "model.mit.norm_epsilon": NOT_POSITIVE,
+    "model.mit.patch_norm_epsilon": NOT_POSITIVE,
+    "model.segformer.channels": NOT_POSITIVE,
+    "model.segformer.dropout": SHARE,
     "loss.cross_entropy": NEGATIVE,
     "loss.focal": NEGATIVE,
     "loss.dice": NEGATIVE,

@@ -1,7 +1,7 @@
 """Another family of networks is a row of a table: everything works for it as for the first.
 
-The encoder here has three features and not five, layer norm and so no batch statistics, a largest
-stride of 8 and dropout.
+SegFormer is one. The toy has an encoder with three features and not five, layer norm and so no
+batch statistics, a largest stride of 8 and dropout.
 """
 
 import json
@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from test_export import write_run
 from test_parallel import assert_same_update
 from test_train import assert_equal_trees, interrupt_after
 
-from segjax import models
+from segjax import defaults, models
 from segjax.errors import ConfigError, Interrupted
 from segjax.inference import exporters, predictor
+from segjax.models import mit
 from segjax.models.layers.stochastic import dropout
 from segjax.runtime.devices import Parallel
 from segjax.training import build, loop
@@ -77,18 +79,36 @@ def build_sum(config, strides, axis_name, dtype):
 
 
 @pytest.fixture(autouse=True)
-def toy(monkeypatch):
+def rows(monkeypatch):
     monkeypatch.setitem(models.ENCODERS, "toy", build_toy)
     monkeypatch.setitem(models.DECODERS, "sum", build_sum)
+    monkeypatch.setitem(mit.VARIANTS, "tiny", mit.Variant((1, 1, 1, 1), (8, 16, 40, 64)))
+
+
+FIELDS = {
+    "toy": {"width": 4, "rate": 0.25},
+    "mobilenet_v2": {"width": 0.35},
+    "mit": {"variant": "tiny", "drop_path": 0.25},
+    "unet": {"channels": (8,) * 5},
+    "segformer": {"channels": 8},
+    "sum": {"width": 8},
+}
+
+
+def use(config, encoder, decoder):
+    """Sets a tiny network; the fields of all others are the defaults."""
+    config.model = defaults.get_config().model
+    for family in (encoder, decoder):
+        with config.unlocked():
+            config.model[family] = ConfigDict({**config.model.get(family, {}), **FIELDS[family]})
+    config.model.update(encoder=encoder, name=decoder)
+    if (encoder, decoder) == ("toy", "unet"):
+        config.model.unet.channels = (8, 8, 8)
 
 
 @pytest.fixture
 def config(tiny_config):
-    with tiny_config.unlocked():
-        tiny_config.model.toy = ConfigDict({"width": 4, "rate": 0.25})
-    tiny_config.model.encoder = "toy"
-    tiny_config.model.mobilenet_v2.width = 1.0  # the default: a family that is not chosen
-    tiny_config.model.unet.channels = (8, 8, 8)
+    use(tiny_config, "toy", "unet")
     tiny_config.data.num_train = 8
     tiny_config.augment.update(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, gamma=0.0)
     tiny_config.augment.scale = (1.0, 1.0)
@@ -103,15 +123,21 @@ def trained(config, folder, parallel, devices, monkeypatch):
         return loop.train_and_evaluate(config, folder)[0]
 
 
+@pytest.mark.parametrize(
+    "network",
+    [("toy", "unet"), pytest.param(("mit", "segformer"), marks=pytest.mark.slow)],
+    ids=" under ".join,
+)
 def test_it_learns_alike_on_one_device_a_mesh_and_under_pmap(
-    config, tmp_path, monkeypatch, optimized
+    network, config, tmp_path, monkeypatch, optimized
 ):
+    use(config, *network)
     config.num_epochs = 1
     config.optim.name = "sgd"
     compiled = build.compile_steps(config, Parallel("jit"), 21, np.ones(21), total_steps=10)
     start = build.create_state(compiled, 21, config.seed)
     assert "batch_stats" not in compiled.model.encoder.init(
-        jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False
+        jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False
     )
     one = trained(config, tmp_path / "one", "jit", 1, monkeypatch)
     for mode in ("jit", "pmap"):
@@ -119,7 +145,9 @@ def test_it_learns_alike_on_one_device_a_mesh_and_under_pmap(
         assert_same_update(one.params, four.params, start.params)
 
 
-def test_dropout_is_a_function_of_the_keys_and_of_training(config):
+@pytest.mark.parametrize("network", [("toy", "unet"), ("mit", "segformer")], ids=" under ".join)
+def test_dropout_is_a_function_of_the_keys_and_of_training(network, config):
+    use(config, *network)
     model = models.build(config.model, 3)
     image = jnp.ones((2, 16, 16, 3))
     variables = jax.jit(model.init)(jax.random.key(0), image)
@@ -138,25 +166,30 @@ def test_dropout_is_a_function_of_the_keys_and_of_training(config):
     assert float(dropped.mean()) == pytest.approx(1, abs=0.05)
 
 
-def use_sum(config):
-    config.model.update(name="sum", sum=ConfigDict({"width": 8}))
-    config.model.unet.channels = (256, 128, 64, 32, 16)  # the default
-
-
-@pytest.mark.parametrize("decoder", ["unet", "sum"])
-def test_it_resumes_exactly_predicts_and_is_exported(decoder, config, tmp_path, monkeypatch):
-    if decoder == "sum":
-        use_sum(config)
+@pytest.mark.parametrize(
+    "network",
+    [
+        ("toy", "unet"),
+        ("toy", "sum"),
+        ("mit", "segformer"),
+        pytest.param(("mit", "unet"), marks=pytest.mark.slow),
+        pytest.param(("mobilenet_v2", "segformer"), marks=pytest.mark.slow),
+    ],
+    ids=" under ".join,
+)
+def test_it_resumes_exactly_predicts_and_is_exported(network, config, tmp_path, monkeypatch):
+    use(config, *network)
     whole, _ = loop.train_and_evaluate(config, tmp_path / "whole")
-    assert bool(whole.batch_stats) == (decoder == "unet")
+    assert bool(whole.batch_stats) == (network != ("toy", "sum"))
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3)
         with pytest.raises(Interrupted):
             loop.train_and_evaluate(config, tmp_path / "run")
-    if decoder == "sum":  # as if the other families had come later
+    if "toy" in network:  # as if the other families had come later
         path = tmp_path / "run" / "config.json"
         stored = json.loads(path.read_text())
-        del stored["model"]["unet"], stored["model"]["mobilenet_v2"]
+        for family in {"unet", "mobilenet_v2", "mit", "segformer"} - {*network}:
+            del stored["model"][family]
         path.write_text(json.dumps(stored))
     resumed, _ = loop.train_and_evaluate(config, tmp_path / "run")
     assert_equal_trees(whole.params, resumed.params)
@@ -166,6 +199,10 @@ def test_it_resumes_exactly_predicts_and_is_exported(decoder, config, tmp_path, 
     assert label.shape == (37, 50)
     exporters.export_run(tmp_path / "run", tmp_path / "toy.zip", "stablehlo", verify=True)
     np.testing.assert_array_equal(predictor.load(tmp_path / "toy.zip").label(image), label)
+
+
+def test_weights_that_no_library_takes_are_not_exported(config, tmp_path):
+    write_run(tmp_path / "run", config)
     with pytest.raises(ConfigError, match="encoder is 'toy', of which no other"):
         exporters.export_run(tmp_path / "run", tmp_path / "toy.safetensors", "safetensors")
 
@@ -178,7 +215,7 @@ def test_norms_and_biases_of_any_family_are_not_decayed(config):
 
 
 def test_a_decoder_says_itself_what_is_decayed(config):
-    use_sum(config)
+    use(config, "toy", "sum")
     model = models.build(config.model, 3)
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
     decayed = model.is_decayed(params)
@@ -186,10 +223,10 @@ def test_a_decoder_says_itself_what_is_decayed(config):
     assert not any(jax.tree.leaves(decayed["decoder"]))
 
 
-@pytest.mark.parametrize(("encoder", "count"), [("mobilenet_v2", 5), ("toy", 3)])
-def test_encoders_publish_what_they_give_and_every_feature_is_used(encoder, count, config):
-    config.model.encoder = encoder
-    config.model.unet.channels = (8,) * count
+@pytest.mark.parametrize("decoder", ["unet", "segformer"])
+@pytest.mark.parametrize("encoder", ["mobilenet_v2", "toy", "mit"])
+def test_encoders_publish_what_they_give_and_every_feature_is_used(encoder, decoder, config):
+    use(config, encoder, decoder)
     model = models.build(config.model, 3)
     key, image = jax.random.key(0), jnp.zeros((1, 64, 32, 3))
     features, _ = jax.eval_shape(lambda x: model.encoder.init_with_output(key, x, False), image)
@@ -221,5 +258,5 @@ def test_a_u_net_needs_strides_that_are_powers_of_two(config, monkeypatch):
 
 def test_a_family_that_is_not_known_is_refused(config):
     config.model.name = "fpn"
-    with pytest.raises(ConfigError, match=r"model.name is 'fpn'; choose one of \('unet', 'sum'\)"):
+    with pytest.raises(ConfigError, match=r"model.name is 'fpn'; choose one of \('unet', 'segf"):
         models.build(config.model, 3)

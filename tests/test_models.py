@@ -239,7 +239,7 @@ def test_frozen_encoder_has_no_gradient_and_keeps_its_batch_statistics():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("name", "segformer"),
+        ("name", "fpn"),
         ("encoder", "resnet"),
         ("mobilenet_v2.width", 0.6),
         ("dtype", "float16"),

@@ -13,14 +13,20 @@ from ml_collections import ConfigDict
 
 from segjax import defaults
 from segjax.errors import ConfigError
-from segjax.models import mobilenet_v2, unet
+from segjax.models import mit, mobilenet_v2, segformer, unet
 from segjax.models.patchgan import NORMS, PatchGAN
 from segjax.models.refiner import Refiner
 from segjax.models.segmenter import Segmenter
 
 # Of a section of config.model, the fields axis_name and dtype of all layers, and strides.
-ENCODERS: dict[str, Callable[..., nn.Module]] = {"mobilenet_v2": mobilenet_v2.build}
-DECODERS: dict[str, Callable[..., nn.Module]] = {"unet": unet.build}
+ENCODERS: dict[str, Callable[..., nn.Module]] = {
+    "mobilenet_v2": mobilenet_v2.build,
+    "mit": mit.build,
+}
+DECODERS: dict[str, Callable[..., nn.Module]] = {
+    "unet": unet.build,
+    "segformer": segformer.build,
+}
 REFINERS = ("none", "pix2pix")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

@@ -6,8 +6,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import core
 
 from segjax.models.layers.blocks import kernel_init
+from segjax.models.layers.resize import enlarge
 
 
 class Segmenter(nn.Module):
@@ -18,9 +20,15 @@ class Segmenter(nn.Module):
     differently.
 
     Fields:
-      encoder: called with float images [B, H, W, 3] and `train`, and, if its attribute `stochastic`
-        is true, with `keys` in training; gives features of its `strides`, from fine to coarse.
-      decoder: called with these features and `train`; gives [B, H, W, C'].
+      encoder: called with float images [B, H, W, 3] and `train`; gives features of its `strides`,
+        from fine to coarse.
+      decoder: called with these features and `train`; gives [B, H/s, W/s, C'], for the head, a
+        convolution of `head_kernel` and `head_init` if it has such attributes; logits of s > 1 are
+        enlarged, with its `align_corners`.
+
+    In training either is called with `keys`, too, if its attribute `stochastic` is true. Images are
+    padded to a multiple of the attribute `multiple` of both (without one, of the largest stride),
+    and to the encoder's `smallest`, if it has one.
     """
 
     encoder: nn.Module
@@ -34,8 +42,19 @@ class Segmenter(nn.Module):
 
     @property
     def stochastic(self) -> bool:
-        """Whether training takes `keys`: of dropout or stochastic depth in the encoder."""
-        return getattr(self.encoder, "stochastic", False) and not self.freeze_encoder
+        """Whether training takes `keys`: of dropout or stochastic depth."""
+        return self._is_stochastic(self.encoder) or self._is_stochastic(self.decoder)
+
+    def _is_stochastic(self, part: nn.Module) -> bool:
+        is_frozen = part is self.encoder and self.freeze_encoder
+        return getattr(part, "stochastic", False) and not is_frozen
+
+    def _padded(self, shape: tuple[int, int]) -> tuple[int, int]:
+        largest = max(self.encoder.strides)
+        multiple = max(getattr(p, "multiple", largest) for p in (self.encoder, self.decoder))
+        smallest = getattr(self.encoder, "smallest", 1)
+        # Not `max`: an exported program has symbols for sizes.
+        return tuple(core.max_dim(-(-n // multiple) * multiple, smallest) for n in shape)
 
     @nn.compact
     def __call__(
@@ -45,27 +64,34 @@ class Segmenter(nn.Module):
         height, width = image.shape[1:3]
         mean, std = (jnp.array(v)[None, None, None] for v in (self.mean, self.std))
         x = (image.astype(jnp.float32) - mean) / std
-        stride = max(self.encoder.strides)
-        below, right = (-(-n // stride) * stride - n for n in (height, width))
+        padded = self._padded(image.shape[1:3])
+        below, right = padded[0] - height, padded[1] - width
         x = jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0)))
-        randomness = {"keys": keys} if self.stochastic and train else {}
-        features = self.encoder(
-            x.astype(self.dtype), train and not self.freeze_encoder, **randomness
-        )
+
+        randomness = [
+            {"keys": keys} if train and self._is_stochastic(part) else {}
+            for part in (self.encoder, self.decoder)
+        ]
+        is_trained = train and not self.freeze_encoder
+        features = self.encoder(x.astype(self.dtype), is_trained, **randomness[0])
         if self.freeze_encoder:
             features = jax.lax.stop_gradient(features)
-        x = self.decoder(features, train)
+        x = self.decoder(features, train, **randomness[1])
         # In float32 whatever `dtype` is: rounded logits are equal in many pixels, and the first
         # class of them would win.
+        kernel = getattr(self.decoder, "head_kernel", 3)
         head = nn.Conv(
             self.num_classes,
-            (3, 3),
-            padding=1,
-            kernel_init=kernel_init,
+            (kernel, kernel),
+            padding=kernel // 2,
+            kernel_init=getattr(self.decoder, "head_init", kernel_init),
             dtype=jnp.float32,
             name="head",
         )
-        return head(x)[:, :height, :width]
+        logits = head(x)
+        if logits.shape[1:3] != padded:
+            logits = enlarge(logits, padded, getattr(self.decoder, "align_corners", False))
+        return logits[:, :height, :width]
 
     def is_decayed(self, params: Any) -> Any:
         """A tree like `params`: True where weight decay acts.

@@ -23,3 +23,13 @@ def dropout(x: jax.Array, keys: jax.Array, rate: float, layer: int) -> jax.Array
     draw = partial(jax.random.bernoulli, p=1 - rate, shape=x.shape[1:])
     keep = jax.vmap(lambda key: draw(jax.random.fold_in(key, layer)))(keys)
     return jnp.where(keep, x / (1 - rate), 0)
+
+
+def drop_path(x: jax.Array, keys: jax.Array, rate: float, layer: int) -> jax.Array:
+    """x [B, …], where a share `rate` of the examples is 0, and the others divided by 1 - rate.
+
+    Args and source: see `dropout`; Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016.
+    """
+    draw = partial(jax.random.bernoulli, p=1 - rate, shape=(1,) * (x.ndim - 1))
+    keep = jax.vmap(lambda key: draw(jax.random.fold_in(key, layer)))(keys)
+    return jnp.where(keep, x / (1 - rate), 0)
