@@ -1,8 +1,9 @@
-"""Writes a trained network as one file, to run without segjax: StableHLO, ONNX or safetensors.
+"""Writes a trained network, to run without segjax: StableHLO, ONNX, or weights for PyTorch.
 
   python -m segjax.export --workdir runs/camvid-cpu --format stablehlo --output camvid.zip --verify
   python -m segjax.export --workdir runs/camvid-cpu --format onnx --output camvid.onnx --verify
   python -m segjax.export --workdir runs/camvid --format safetensors --output camvid.safetensors
+  python -m segjax.export --workdir runs/segformer --format transformers --output segformer
   python -m segjax.export --workdir runs/mine --refine runs/refined --output mine.zip --verify
 
 StableHLO and ONNX files are programs: in goes `image`, uint8 [batch, height, width, 3] RGB; out
@@ -18,7 +19,9 @@ A refiner is one program with its segmenter: StableHLO takes images of any size 
 is `whole`), ONNX those of --size, by default the most common size of the validation images.
 
 `segjax.predict --model FILE` does that, and takes either program in place of a run. A safetensors
-file holds the weights alone, for PyTorch: those of the network that its metadata name.
+file holds the weights alone, for segmentation_models.pytorch: those of the network that its
+metadata name. The folder that `transformers` writes is for its
+`SegformerForSemanticSegmentation.from_pretrained`.
 """
 
 from absl import flags
@@ -31,10 +34,10 @@ flags.DEFINE_string("workdir", None, "The trained run.")
 flags.DEFINE_enum(
     "format",
     "stablehlo",
-    ("stablehlo", "onnx", "safetensors"),
-    "stablehlo, onnx or safetensors.",
+    ("stablehlo", "onnx", "safetensors", "transformers"),
+    "stablehlo, onnx, safetensors or transformers.",
 )
-flags.DEFINE_string("output", None, "The file to write.")
+flags.DEFINE_string("output", None, "The file to write; with transformers the folder.")
 flags.DEFINE_list("size", None, "Of a refiner's ONNX file: height and width, such as 256,320.")
 flags.DEFINE_bool("verify", False, "Compare with the run on its validation images.")
 flags.DEFINE_string("data_root", None, "Where the data are, if not where they were.")

@@ -368,7 +368,7 @@ def test_what_segmentation_models_pytorch_cannot_be_is_refused(field, value):
         mobilenet_v2.to_smp({}, configured(**{"width": 1.0} | {field: value}).model)
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.library)
+@pytest.mark.parametrize("source", mobilenet_v2.SOURCES, ids=lambda source: source.library)
 def test_every_row_is_read_and_written_and_no_variable_has_two(source):
     assert len({row.variable for row in source.rows}) == len(source.names) == len(source.rows)
     assert {row.variable for row in source.rows} <= flat(zeros(1.0)).keys()

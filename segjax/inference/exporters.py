@@ -1,4 +1,4 @@
-"""A trained network as one file: StableHLO or ONNX, which are programs, or safetensors, weights.
+"""A trained network as one file: StableHLO or ONNX, which are programs, or weights for PyTorch.
 
 What such a file takes and gives is in the docstring of segjax/export.py.
 """
@@ -30,8 +30,8 @@ from segjax.inference.verification import DTYPE
 from segjax.models.layers import blocks
 from segjax.run import workdir
 from segjax.run.state import fingerprint
-from segjax.runtime.files import expand
-from segjax.weights import pretrained, runs
+from segjax.runtime.files import expand, remove
+from segjax.weights import pretrained, runs, tensor_files
 from segjax.weights.runs import Trained
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -141,17 +141,15 @@ def _jax2onnx() -> Iterator[Callable]:
         ) from error
 
 
-def to_safetensors(trained: Trained, path: Path) -> None:
-    """Writes the state of segmentation_models.pytorch's U-Net, with metadata in the header.
-
-    Raises ConfigError where its U-Net cannot be this network, or safetensors is not installed.
-    """
+def to_weights(trained: Trained, path: Path, format: str) -> None:
+    """Writes weights for another library, with metadata: see `pretrained.write`."""
     if trained.segmenter:
         raise ConfigError(
-            "--format safetensors: segmentation_models.pytorch has no refiner; take stablehlo or "
-            "onnx, or export the segmenter alone: --workdir SEGMENTER without --refine"
+            f"--format {format}: no other library has a refiner; take stablehlo or onnx, or export "
+            "the segmenter alone: --workdir SEGMENTER without --refine"
         )
-    pretrained.write(path, trained.variables, trained.config.model, metadata(trained))
+    model = trained.config.model
+    pretrained.write(path, trained.variables, model, metadata(trained), format)
 
 
 def _outputs(logits: Any) -> dict[str, Any]:
@@ -194,10 +192,14 @@ def export_run(
     writers = {
         "stablehlo": to_stablehlo,
         "onnx": partial(to_onnx, **result),
-        "safetensors": to_safetensors,
+        "safetensors": partial(to_weights, format=format),
+        "transformers": partial(to_weights, format=format),
     }
+    if output.is_dir():
+        raise ConfigError(f"--output {output} is a folder that there is; name another")
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_name(f".{output.name}.tmp")
+    remove(unfinished)
     try:
         writers[format](trained, unfinished)
         if verify:
@@ -206,7 +208,7 @@ def export_run(
             verification.require_equal(result, output)
         os.replace(unfinished, output)
     finally:
-        unfinished.unlink(missing_ok=True)
+        remove(unfinished)
     return result
 
 
@@ -234,7 +236,7 @@ def _size_of(
 
 def describe(output: str | Path, result: dict[str, Any]) -> str:
     """What `export_run` wrote and found, in lines."""
-    size = Path(output).stat().st_size / 2**20
+    size = tensor_files.located(Path(output)).stat().st_size / 2**20
     lines = [f"{output}: {size:.1f} MiB, computes in {DTYPE}"]
     if "size" in result:
         lines.append("It takes images of {}×{} (height×width)".format(*result["size"]))

@@ -3,6 +3,7 @@
 import codecs
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,10 @@ def make_parent(path: str | Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
 
-from segjax.errors import DataError
+from segjax.errors import ConfigError, DataError
 from segjax.weights.tensor_files import Tensors
 
 COUNTER = "num_batches_tracked"  # of PyTorch's batch norm; with a momentum it is not used
@@ -17,16 +19,21 @@ HEAD = "params/head/"
 
 
 class Transform(NamedTuple):
-    """From the layout of a file to segjax's: an order of the axes, for tensors of so many."""
+    """From the layout of a file to segjax's: an order of the axes, for tensors of so many.
+
+    part, parts: a tensor holds several variables, one after the other along its first axis.
+    """
 
     axes: tuple[int, ...]
+    part: int = 0
+    parts: int = 1
 
     def read(self, tensor: np.ndarray) -> np.ndarray:
         """In segjax's layout."""
-        return tensor.transpose(self.axes)
+        return np.array_split(tensor, self.parts)[self.part].transpose(self.axes)
 
     def write(self, array: np.ndarray) -> np.ndarray:
-        """In the file's layout."""
+        """In the file's layout; of several parts one."""
         return array.transpose(np.argsort(self.axes))
 
 
@@ -45,18 +52,25 @@ class Row(NamedTuple):
     transform: Transform
 
 
+def no_fields(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Nothing: see `Source.fields`."""
+    return {}
+
+
 class Source(NamedTuple):
     """What a library saves of a network.
 
     encoder: the value of config.model.encoder that is this network.
-    mark: a tensor that its files have, and no other's.
-    rows: one for every tensor that has a place in segjax.
+    mark: a tensor that its files have, and those of no later source in SOURCES.
+    rows: one for every variable; of all variants of the network, which may have fewer.
     classifier: how the names of tensors begin that have none.
     conventions: fields of config.model that its weights need, by their dotted names.
     stem: the variable that convolves the image.
     whole: what a network has to be for a file of its decoder to fill it.
     remedy: of a variable, what was loaded and what is wanted, both by variable: what to set where
       the two have other shapes.
+    fields: of the shapes of a file's tensors, by variable: what config.model must be, by dotted
+      names.
     """
 
     library: str
@@ -69,11 +83,18 @@ class Source(NamedTuple):
     stem: str
     whole: str
     remedy: Callable[[str, dict[str, Any], dict[str, Any]], str]
+    fields: Callable[[dict[str, tuple[int, ...]]], dict[str, Any]] = no_fields
 
     @property
     def names(self) -> dict[str, str]:
-        """The variable of every tensor."""
+        """The variable of every tensor, or one of them."""
         return {row.name: row.variable for row in self.rows}
+
+    def needed(self, tensors: Tensors) -> dict[str, Any]:
+        """What config.model must be for a file, by dotted names."""
+        present = (row for row in self.rows if row.name in tensors)
+        shapes = {row.variable: tensors[row.name].shape for row in present}
+        return {"encoder": self.encoder, **self.fields(shapes)}
 
     @property
     def is_whole(self) -> bool:
@@ -82,9 +103,11 @@ class Source(NamedTuple):
 
     def read(self, tensors: Tensors, names: Iterable[str]) -> dict[str, np.ndarray]:
         """The variables of these tensors; DataError for one whose axes its row does not fit."""
-        rows, variables = {row.name: row for row in self.rows}, {}
-        for name in names:
-            tensor, (_, variable, transform) = tensors[name], rows[name]
+        names, variables = set(names), {}
+        for name, variable, transform in self.rows:
+            if name not in names:
+                continue
+            tensor = tensors[name]
             if tensor.ndim != len(transform.axes):
                 raise DataError(
                     f"{name} has the shape {tensor.shape}; in {self.library}'s {self.network} it "
@@ -95,8 +118,29 @@ class Source(NamedTuple):
 
     def write(self, variables: dict[str, Any]) -> Tensors:
         """The tensors of all variables, under the library's names and in its layout."""
-        return {row.name: row.transform.write(np.asarray(variables[row.variable]))
-                for row in self.rows}  # fmt: skip
+        parts: dict[str, list[np.ndarray]] = {}
+        for name, variable, transform in self.rows:
+            if variable in variables:
+                array = transform.write(np.asarray(variables[variable]))
+                parts.setdefault(name, []).append(array)
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def require_fields(config: ConfigDict, format: str, library: str, can_be: dict[str, tuple]) -> None:
+    """Raises ConfigError where a field of config.model has none of the values that it can have."""
+    fields = flatten_dict(config.to_dict(), sep=".")
+    for field, allowed in can_be.items():
+        if fields[field] not in allowed:
+            raise ConfigError(
+                f"--format {format}: config.model.{field} is {fields[field]!r}, and {library} has "
+                f"{' or '.join(map(str, allowed))} only; take stablehlo or onnx"
+            )
+
+
+def with_counters(tensors: Tensors) -> Tensors:
+    """The same with the number of batches that PyTorch's batch norms count."""
+    counters = [name.replace("running_var", COUNTER) for name in tensors if "running_var" in name]
+    return tensors | dict.fromkeys(counters, np.array(0))
 
 
 def conv_norm(

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from segjax.errors import ConfigError
 from segjax.models.layers.blocks import EPSILON
 from segjax.models.mobilenet_v2 import STAGES, WIDTHS, scaled
 from segjax.weights import tensor_files
 from segjax.weights.mapping import (
     CONVOLUTION,
-    COUNTER,
     DEPTHWISE_KERAS,
     HEAD,
     SAME_4D,
@@ -23,6 +21,8 @@ from segjax.weights.mapping import (
     Row,
     Source,
     conv_norm,
+    require_fields,
+    with_counters,
 )
 from segjax.weights.tensor_files import Tensors
 
@@ -148,6 +148,11 @@ SMP = _torch_source(
         Row("segmentation_head.0.bias", f"{HEAD}bias", VECTOR),
     ),
 )
+SMP_TAKES = {
+    "input": "float32 [batch, 3, height, width], RGB, (0 … 255 - mean) / std, height and width "
+    "multiples of 32",
+    "outputs": ["logits: float32 [batch, classes, height, width]"],
+}
 SOURCES = (
     SMP,
     _torch_source("torchvision", _torchvision(), "classifier."),
@@ -169,17 +174,8 @@ def to_smp(variables: dict[str, np.ndarray], config: Any) -> Tensors:
         EPSILON_FIELD: (EPSILON,),
         "unet.upsample": ("nearest", "bilinear"),
     }
-    for field, allowed in can_be.items():
-        value = flatten_dict(config.to_dict(), sep=".")[field]
-        if value not in allowed:
-            raise ConfigError(
-                f"--format safetensors: config.model.{field} is {value!r}, and "
-                f"segmentation_models.pytorch has {' or '.join(map(str, allowed))} only; take "
-                "stablehlo or onnx"
-            )
-    tensors = SMP.write(variables)
-    counters = [name.replace("running_var", COUNTER) for name in tensors if "running_var" in name]
-    return tensors | dict.fromkeys(counters, np.array(0))
+    require_fields(config, "safetensors", SMP.library, can_be)
+    return with_counters(SMP.write(variables))
 
 
 def write(path: Path, variables: dict[str, Any], config: Any, metadata: dict[str, Any]) -> None:
@@ -195,9 +191,7 @@ def write(path: Path, variables: dict[str, Any], config: Any, metadata: dict[str
         f"classes={len(tensors['segmentation_head.0.bias'])})"
     )
     header = metadata | {
-        "input": "float32 [batch, 3, height, width], RGB, (0 … 255 - mean) / std, height and width "
-        "multiples of 32",
-        "outputs": ["logits: float32 [batch, classes, height, width]"],
+        **SMP_TAKES,
         "network": network,
     }
     tensor_files.write(path, tensors, header)

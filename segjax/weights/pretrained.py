@@ -31,7 +31,7 @@ def with_conventions(config: ConfigDict, folder: Path) -> ConfigDict:
     Fields of config.model (mean, std, the encoder's epsilon and padding) become those of the
     library that the file comes from, whatever they were: with others its weights would compute
     something else. A run that is resumed has them in its config.json, and needs the file no more.
-    Raises ConfigError where the file is of another encoder.
+    Raises ConfigError where the file is of another encoder, or of another variant of it.
     """
     if not config.pretrained.path:
         return config
@@ -43,12 +43,9 @@ def with_conventions(config: ConfigDict, folder: Path) -> ConfigDict:
         fields = {name: found[name] for name in found.keys() & names}
     else:
         own = tensor_files.read_header(path)  # segjax's files say how they were trained
-        source = recognise(path, tensor_files.read(path))
-        if source.encoder != config.model.encoder:
-            raise ConfigError(
-                f"{path} has the weights of {source.network}, and config.model.encoder is "
-                f"{config.model.encoder!r}; set it to {source.encoder!r}, or take another file"
-            )
+        tensors = tensor_files.read(path)
+        source = recognise(path, tensors)
+        _require_fields(path, source, tensors, config.model)
         fields = {name: own.get(name, value) for name, value in source.conventions.items()}
     for name, value in sorted(fields.items()):
         value = tuple(value) if isinstance(value, list | tuple) else value
@@ -56,6 +53,16 @@ def with_conventions(config: ConfigDict, folder: Path) -> ConfigDict:
             log.info("config.model.%s = %s, as the pretrained weights need it", name, value)
         config.model.update_from_flattened_dict({name: value})
     return config
+
+
+def _require_fields(path: Path, source: Source, tensors: Tensors, model: ConfigDict) -> None:
+    for name, value in source.needed(tensors).items():
+        found = _fields(model)[name]
+        if found != value:
+            raise ConfigError(
+                f"{path} has the weights of {source.network}, and config.model.{name} is "
+                f"{found!r}; set it to {value!r}, or take another file"
+            )
 
 
 def _fields(model: ConfigDict) -> dict[str, Any]:
@@ -78,7 +85,9 @@ def _networks() -> list[str]:
     libraries: dict[str, list[str]] = {}
     for source in SOURCES:
         libraries.setdefault(source.network, []).append(source.library)
-    return [f"{network} of {', '.join(names)}" for network, names in libraries.items()]
+    return [
+        f"{network} of {', '.join(dict.fromkeys(names))}" for network, names in libraries.items()
+    ]
 
 
 def load(
@@ -118,21 +127,28 @@ def load(
     return like | unflatten_dict(filled, sep="/")  # an empty collection has no variable
 
 
-def write(path: Path, variables: Any, config: ConfigDict, metadata: dict[str, Any]) -> None:
-    """Writes params and batch_stats for another library, as a .safetensors file.
+def write(
+    path: Path,
+    variables: Any,
+    config: ConfigDict,
+    metadata: dict[str, Any],
+    format: str = "safetensors",
+) -> None:
+    """Writes params and batch_stats for another library.
 
     Args:
-      config: `config.model`; metadata: for the header of the file.
+      config: `config.model`; metadata: for the header of the file; format: a file `safetensors`, or
+        `transformers`, a folder.
 
     Raises ConfigError where no library has this network, or safetensors is not installed.
     """
-    if config.encoder not in WRITERS:
+    if (format, config.encoder) not in WRITERS:
+        known = ", ".join(encoder for name, encoder in WRITERS if name == format)
         raise ConfigError(
-            f"--format safetensors: config.model.encoder is {config.encoder!r}, of which no other "
-            f"library takes the weights ({', '.join(WRITERS)} can be written); take stablehlo or "
-            "onnx"
+            f"--format {format}: config.model.encoder is {config.encoder!r}, of which no other "
+            f"library takes the weights ({known} can be written); take stablehlo or onnx"
         )
-    WRITERS[config.encoder](path, variables, config, metadata)
+    WRITERS[format, config.encoder](path, variables, config, metadata)
 
 
 def with_three_channels(path: Path, kernel: np.ndarray, how: str) -> np.ndarray:
@@ -164,12 +180,15 @@ def _require_all_explained(path: Path, source: Source, present: set[str], wanted
             f"{path}: {_some(unknown)}: not in {source.library}'s {source.network}; a network of "
             "another kind or depth cannot be loaded"
         )
-    names = {variable: name for name, variable in source.names.items()}
+    names = {row.variable: row.name for row in source.rows}
     homeless = wanted - names.keys()
     if homeless:
         raise ConfigError(
             f"{path}: {source.library} has nothing for {_some(homeless)}; set {source.whole}"
         )
+    superfluous = {variable for variable, name in names.items() if name in present} - wanted
+    if superfluous:
+        raise ConfigError(f"{path}: the network has no {_some(superfluous)}; set {source.whole}")
     missing = {names[variable] for variable in wanted} - present
     if missing:
         raise DataError(

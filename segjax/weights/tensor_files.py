@@ -15,11 +15,12 @@ from segjax.errors import ConfigError, DataError
 
 Tensors = dict[str, np.ndarray]
 KERAS_3_WEIGHTS = "model.weights.h5"  # the member of a .keras file that holds them
+WHOLE = "model.safetensors"  # of what transformers saves as a folder
 HEADER = "segjax"  # of what segjax says of itself in a .safetensors file
 
 
 def read(path: Path) -> Tensors:
-    """All tensors of a PyTorch, safetensors or Keras file, in the file's own layout.
+    """All tensors of a PyTorch, safetensors or Keras file, or of a folder with one, as they are.
 
     Floats come as float32. Keras's are named LAYER/WEIGHT, whatever its version called them.
 
@@ -27,6 +28,7 @@ def read(path: Path) -> Tensors:
       DataError: where there is no such file, or it is damaged.
       ConfigError: where the package that reads it is not installed.
     """
+    path = located(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; download it first (see docs/models.md)")
     package, reader = _reader(path)
@@ -42,8 +44,15 @@ def read(path: Path) -> Tensors:
     return {name: x if x.dtype.kind in "iub" else np.float32(x) for name, x in tensors.items()}
 
 
+def located(path: Path) -> Path:
+    """The file with the weights of a folder that transformers has saved; of a file itself."""
+    names = (WHOLE, "pytorch_model.bin") if path.is_dir() else ()
+    return next((path / name for name in names if (path / name).is_file()), path)
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """What `write` was given as header; empty for all other files."""
+    path = located(path)
     if _reader(path)[1] is not _read_safetensors:
         return {}
     with path.open("rb") as file:
@@ -58,7 +67,7 @@ def write(path: Path, tensors: Tensors, header: dict[str, Any]) -> None:
         from safetensors.numpy import save_file
     except ImportError as error:
         raise ConfigError(f"{path}: to write this file, pip install safetensors") from error
-    contiguous = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+    contiguous = {name: np.asarray(x, order="C") for name, x in tensors.items()}
     save_file(contiguous, path, {"format": "pt", HEADER: json.dumps(header)})
 
 
@@ -81,6 +90,7 @@ def _read_torch(path: Path) -> Tensors:
     import torch
 
     content = torch.load(path, map_location="cpu", weights_only=True)
+    content = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(map(torch.is_tensor, content.values())):
         raise ValueError("more than tensors is in it; torch.save(model.state_dict(), FILE) is read")
     floats = {name: x.float() if x.is_floating_point() else x for name, x in content.items()}
