@@ -1,4 +1,4 @@
-"""CamVid, refined by a Pix2Pix discriminator for a few more epochs.
+"""CamVid, trained on with a Pix2Pix discriminator for a few more epochs.
 
 Data: see configs/camvid.py.
 

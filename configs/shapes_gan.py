@@ -1,4 +1,4 @@
-"""The quick start's network, refined by a discriminator for one more epoch.
+"""The quick start's network, trained on with a discriminator for one more epoch.
 
   python -m segjax.main --config configs/quickstart.py
   python -m segjax.main --config configs/shapes_gan.py

@@ -86,5 +86,13 @@ def test_a_run_whose_model_had_no_sections_predicts_as_it_did_and_goes_on(
     model, source = predictor.load("run"), build_source(config.data, "val")
     for i, label in enumerate(expected["prediction"]):
         assert (model.label(source[i]["image"]) != label).mean() < 2e-3
-    state, _ = loop.train_and_evaluate(config, "run")  # which moves the bias by 2e-3
-    np.testing.assert_allclose(state.params["head"]["bias"], expected["head_bias"], atol=2e-5)
+    trainer = loop.Trainer(config, Path("run"))
+    start = np.asarray(trainer.start_state.params["head"]["bias"])
+    trainer.checkpoints.close()
+    state, _ = loop.train_and_evaluate(config, "run")
+    # Rounding on another processor makes 1.6 % of what training moves, the other epsilon or padding
+    # of the encoder 31 % or more.
+    moved, wrong = (
+        np.linalg.norm(x - expected["head_bias"]) for x in (start, state.params["head"]["bias"])
+    )
+    assert moved > 1e-3 and wrong < 0.1 * moved

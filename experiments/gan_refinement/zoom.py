@@ -64,14 +64,16 @@ def median_example(field: str) -> tuple[list[np.ndarray], np.ndarray]:
 def main(_: list[str]) -> None:
     figure = Figure(figsize=(13, 3 * len(FLAGS.field)), dpi=90, layout="constrained")
     axes = figure.subplots(len(FLAGS.field), len(COLUMNS), squeeze=False)
+    for title, axis in zip(COLUMNS, axes[0], strict=True):
+        axis.set_title(title)
     for row, field in zip(axes, FLAGS.field, strict=True):
         (image, *maps), palette = median_example(field)
         part = busiest(maps[0])
         palette = np.vstack([palette, np.full((256 - len(palette), 3), 255)]).astype(np.uint8)
         tiles = [image[part], *(palette[m[part]] for m in maps)]
-        for axis, tile, title in zip(row, tiles, COLUMNS, strict=True):
+        for axis, tile in zip(row, tiles, strict=True):
             axis.imshow(tile, interpolation="nearest")
-            axis.set(xticks=[], yticks=[], title=title if row is axes[0] else "")
+            axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(field)
     figure.savefig(HERE / "outlines.png")
 
