@@ -2,7 +2,7 @@
 
 An encoder is a module that publishes `strides` and `channels` of the features [B, H/s, W/s, c] it
 gives, a decoder one that takes any such list; each is a file here, a row below and a section of
-`config.model` in segjax/defaults.py. `segmenter.Segmenter` does the rest for all of them.
+`config.model` in segjax/defaults/networks.py. `segmenter.Segmenter` does the rest for all of them.
 """
 
 from collections.abc import Callable

@@ -15,7 +15,7 @@ from segjax.data.pipeline import FILL
 
 
 class Options(NamedTuple):
-    """`config.augment` as plain values; segjax/defaults.py says what they mean."""
+    """`config.augment` as plain values; segjax/defaults/ says what they mean."""
 
     scale: tuple[float, float]
     flip_horizontal: bool

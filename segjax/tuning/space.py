@@ -44,7 +44,7 @@ def _current(config: ConfigDict, field: str) -> Any:
         value = config[field]
     except (KeyError, TypeError) as error:
         alike = suggestions.text(suggestions.of_field(field, config))
-        hint = alike or "; segjax/defaults.py has all"
+        hint = alike or "; segjax/defaults/ has all"
         raise ValueError(f"the configuration has no field {field!r}{hint}") from error
     if isinstance(value, ConfigDict):
         raise ValueError(f"it is a section; name one of its fields: {', '.join(value)}")
