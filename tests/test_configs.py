@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import segjax
 from segjax import defaults, models
 from segjax.errors import ConfigError
 from segjax.runtime.devices import Parallel
 from segjax.training.validate import validate
 
-FOLDER = Path(defaults.__file__).parents[1] / "configs"
+FOLDER = Path(segjax.__file__).parents[1] / "configs"
 NAMES = sorted({path.stem for path in FOLDER.glob("*.py")} - {"common", "__init__"})
 
 
