@@ -9,8 +9,8 @@ copied into the new one and stays as it is.
   python -m segjax.predict --workdir runs/mine-refined --input photos --output out
 
 Expected result and cost: experiments/gan_refinement. With small segmenters, one seed: CamVid's test
-mIoU 0.343 to 0.382, that of 120 microscope images 0.824 to 0.865. On images whose classes have sharp
-edges of colour a dense CRF does better.
+mIoU 0.343 to 0.382, that of 120 microscope images 0.824 to 0.865. Where classes are regions of one
+colour a dense CRF does better.
 """
 
 from ml_collections import ConfigDict

@@ -52,6 +52,7 @@ def refiner_config(segmenter, **gan):
     config.update(init_from=str(segmenter), num_epochs=2, batch_size=4, parallel="jit")
     config.data.update(fit="pad", size=(32, 32))
     config.refiner.update(name="pix2pix", channels=(8, 8), features=4)
+    config.refiner.update(damage=0.25, disturbance=1.0)
     config.loss.update(dice=1.0, boundary=1.0)
     config.eval.num_pictures = 2
     config.gan.update(channels=(8, 16), **gan)

@@ -107,9 +107,10 @@ def refiner() -> ConfigDict:
     # Of its convolutions of stride 2, and of its features at the image's resolution.
     refiner.channels = (24, 48, 96, 128, 128)
     refiner.features = 16
-    # Share of the examples that have a damaged label in place of the segmenter's prediction.
-    refiner.damage = 0.25
-    # Of the images that the segmenter predicts in training (light, noise, hidden parts), for on its
-    # own training images it errs too little; 0 is off, 1 moderate.
-    refiner.disturbance = 1.0
+    # Share of the examples that have a damaged label in place of the segmenter's prediction: 0.25
+    # where masks of other programs are to be refined.
+    refiner.damage = 0.0
+    # Of the images that the segmenter predicts in training (light, noise, hidden parts); 0 is off.
+    # 1 where it has learned its training images by heart, and errs less on them than on others.
+    refiner.disturbance = 0.0
     return refiner
