@@ -408,7 +408,7 @@ def test_what_a_format_cannot_hold_is_refused(made, tmp_path):
         exporters.export_run(folder, tmp_path / name, format, **options)
 
     with pytest.raises(
-        ConfigError, match=r"safetensors: .* has no refiner; .* --workdir SEGMENTER"
+        ConfigError, match=r"safetensors: no other library has a refiner; .* --workdir SEG"
     ):
         export(made.refiner, "m.safetensors", "safetensors")
     with pytest.raises(ConfigError, match="--size is for a refiner's ONNX file"):
