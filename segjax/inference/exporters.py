@@ -172,6 +172,8 @@ def export_run(
 ) -> dict[str, Any]:
     """Exports a run, in float32; returns what `compare` found with `verify`, and the size, if any.
 
+    (Long, for it has many arguments.)
+
     Args:
       refine: the work directory of a refiner of the run: both become one program.
       size: of a refiner's ONNX file; by default the most common of the validation images.

@@ -32,6 +32,7 @@ class Trainer:
     """A run that is ready to train: data checked, steps compiled, state created or restored."""
 
     def __init__(self, config: ConfigDict, folder: Path) -> None:
+        """Long, for what is checked and made here depends on what was before it."""
         config = expanded(config)
         self.devices = Parallel(config.parallel)
         validate(config, self.devices)
