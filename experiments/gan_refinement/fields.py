@@ -1,6 +1,7 @@
 """Data and segmenters of refine.py: four fields, each with a small network at a low resolution."""
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -51,7 +52,7 @@ def _split(path: Path) -> str:
     return {"tile7": "val", "tile8": "test"}.get(path.name.split("_")[0], "train")
 
 
-def _link(files: list[Path], out: Path, folder_of: callable) -> None:
+def _link(files: Iterable[Path], out: Path, folder_of: Callable[[Path], str]) -> None:
     for path in files:
         target = out / folder_of(path) / path.name
         target.parent.mkdir(parents=True, exist_ok=True)

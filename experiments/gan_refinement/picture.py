@@ -10,13 +10,14 @@ boundaries_DATA.png.
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 from absl import app, flags
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
+
+from parts import busiest  # noqa: E402
 
 from segjax.data import check  # noqa: E402
 from segjax.evaluation.evaluator import evaluate  # noqa: E402
@@ -55,17 +56,6 @@ def predictions(folder: Path) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]
     ).pictures
 
 
-def busiest(label: np.ndarray) -> tuple[slice, slice]:
-    """The part of a label map with most edges."""
-    edges = (label[1:, 1:] != label[:-1, 1:]) | (label[1:, 1:] != label[1:, :-1])
-    height, width = (int(SHARE * n) for n in label.shape)
-    sums = cv2.integral(edges.astype(np.uint8))
-    inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width]
-    inside = inside + sums[:-height, :-width]
-    top, left = np.unravel_index(inside.argmax(), inside.shape)
-    return slice(top, top + height), slice(left, left + width)
-
-
 def main(_: list[str]) -> None:
     folder = Path(FLAGS.runs) / FLAGS.data / str(FLAGS.seed)
     arms = {arm: predictions(folder / arm)[1:4] for arm in FLAGS.arms}
@@ -76,7 +66,7 @@ def main(_: list[str]) -> None:
     axes = figure.subplots(3, len(columns))
     for row, of_arms in enumerate(zip(*arms.values(), strict=True)):
         image, label, _ = of_arms[0]
-        part = busiest(label)
+        part = busiest(label, SHARE)
         maps = [label, *(prediction for _, _, prediction in of_arms)]
         tiles = [image[part], *(palette[m[part]].astype(np.uint8) for m in maps)]
         for axis, tile, title in zip(axes[row], tiles, columns, strict=True):

@@ -66,7 +66,7 @@ def arm_config(arm: str, field: str, seed: int, root: Path, segmenter: Path) -> 
         config.augment.flip_vertical = own.flip_vertical
         config.refiner.update(CHOSEN.get(field, {}))
     elif arm == "higher":
-        # Windows of as many pixels as the segmenter saw, where it can be: context counts.
+        # Larger windows than the segmenter's images were: context counts.
         config.data.fit = "pad"
         config.data.size = tuple(2 * n for n in config.data.size)
         config.num_epochs = higher_epochs

@@ -10,13 +10,14 @@ those of refine.py. Writes outlines.png.
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 from absl import app, flags
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
+
+from parts import busiest  # noqa: E402
 
 from segjax.data.sources import build_source  # noqa: E402
 from segjax.evaluation import iou  # noqa: E402
@@ -30,17 +31,6 @@ flags.DEFINE_list("field", ["camvid"], "As in refine.py.")
 flags.DEFINE_integer("seed", 0, "As in refine.py.")
 flags.DEFINE_string("refiner", "refiner", "The arm that is shown.")
 flags.DEFINE_string("runs", "runs/refine", "As in refine.py.")
-
-
-def busiest(label: np.ndarray) -> tuple[slice, slice]:
-    """The part of a label map with most edges."""
-    edges = (label[1:, 1:] != label[:-1, 1:]) | (label[1:, 1:] != label[1:, :-1])
-    height, width = (int(SHARE * n) for n in label.shape)
-    sums = cv2.integral(edges.astype(np.uint8))
-    inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width]
-    inside = inside + sums[:-height, :-width]
-    top, left = np.unravel_index(inside.argmax(), inside.shape)
-    return slice(top, top + height), slice(left, left + width)
 
 
 def median_example(field: str) -> tuple[list[np.ndarray], np.ndarray]:
@@ -68,7 +58,7 @@ def main(_: list[str]) -> None:
         axis.set_title(title)
     for row, field in zip(axes, FLAGS.field, strict=True):
         (image, *maps), palette = median_example(field)
-        part = busiest(maps[0])
+        part = busiest(maps[0], SHARE)
         palette = np.vstack([palette, np.full((256 - len(palette), 3), 255)]).astype(np.uint8)
         tiles = [image[part], *(palette[m[part]] for m in maps)]
         for axis, tile in zip(row, tiles, strict=True):

@@ -112,7 +112,7 @@ def averaged(network: Network, tta: Sequence[str]) -> Network:
     scales where the size is fixed.
     """
     if isinstance(network.logits, TwoStage):
-        test_time.scales(tta, network.fit.fit.fixed_size)
+        test_time.scales(tta)
         coarse = jax.jit(test_time.averaged(network.logits.coarse, tta))
         return network._replace(logits=network.logits._replace(coarse=coarse))
     test_time.scales(tta, network.fit.fixed_size)
