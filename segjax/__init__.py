@@ -57,13 +57,14 @@ def load(
     tta: tuple[str, ...] = (),
     refine: str | Path | None = None,
 ) -> "Predictor":
-    """The network of a work directory, or of a file that segjax.export wrote.
+    """The network of a work directory, of a file that segjax.export wrote, or of another library.
 
         model = segjax.load("runs/quickstart")
         label = model.label(image)  # uint8 [H, W, 3] RGB to class ids, uint8 [H, W]
         picture = model.overlay(image, label)
 
     Args:
+      path: of another library a file of weights, or a folder with them and its config.json.
       checkpoint: best (by validation mIoU) or latest, of a work directory.
       tta: what scores are averaged over: ("flip", "0.75"); with a refiner those of its segmenter.
       refine: the work directory of a refiner that was trained on this run.

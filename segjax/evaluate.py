@@ -4,6 +4,7 @@
   python -m segjax.evaluate --workdir runs/camvid-cpu --split test --tta=flip,0.75,1.25
   python -m segjax.evaluate --workdir runs/camvid-cpu --data_root other
   python -m segjax.evaluate --workdir runs/camvid-cpu --images other/photos --masks other/masks
+  python -m segjax.evaluate --pretrained segformer-b0 --data_root other --output b0.json
 
 The configuration comes from the work directory. report/<split>.json has the scores of the run's own
 data, also where --data_root says that they have moved; those of other data go to report/<name>.json
@@ -19,6 +20,7 @@ from segjax.runtime import cli, process
 cli.define_multihost()
 cli.define_checkpoint()
 flags.DEFINE_string("workdir", None, "The run to evaluate.")
+cli.define_pretrained()
 flags.DEFINE_enum("split", "val", ("train", "val", "test"), "The split to evaluate on.")
 flags.DEFINE_string(
     "data_root", None, "Where the run's data are, if not where they were, or other data."
@@ -43,7 +45,6 @@ OPTIONS = (
 def main() -> None:
     """Evaluates, and prints the table of scores."""
     values = flags.FLAGS
-    cli.require("workdir")
     if (values.images or values.masks) and (values.data_root or values["split"].present):
         raise ConfigError(
             "--images and --masks are scored whole; leave out --data_root and --split"
@@ -51,10 +52,12 @@ def main() -> None:
     import jax  # late: it takes seconds to import, --help should not
 
     from segjax.evaluation.report import format_table
+    from segjax.inference import segment
     from segjax.training.evaluate_run import evaluate_run
 
     process.use_kept_memory()
-    report = evaluate_run(values.workdir, **cli.values(OPTIONS))
+    model = segment.choose(values.workdir, None, values.pretrained)
+    report = evaluate_run(model, **cli.values(OPTIONS))
     if jax.process_index() == 0:
         print(format_table(report))
 

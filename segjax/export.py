@@ -4,6 +4,7 @@
   python -m segjax.export --workdir runs/camvid-cpu --format onnx --output camvid.onnx --verify
   python -m segjax.export --workdir runs/camvid --format safetensors --output camvid.safetensors
   python -m segjax.export --workdir runs/segformer --format transformers --output segformer
+  python -m segjax.export --pretrained segformer-b0 --format onnx --output segformer.onnx
   python -m segjax.export --workdir runs/mine --refine runs/refined --output mine.zip --verify
 
 StableHLO and ONNX files are programs: in goes `image`, uint8 [batch, height, width, 3] RGB; out
@@ -31,6 +32,7 @@ from segjax.runtime import cli
 
 cli.define_checkpoint()
 flags.DEFINE_string("workdir", None, "The trained run.")
+cli.define_pretrained()
 flags.DEFINE_enum(
     "format",
     "stablehlo",
@@ -45,13 +47,16 @@ flags.DEFINE_string("data_root", None, "Where the data are, if not where they we
 
 def main() -> None:
     """Exports, and prints what was written."""
-    cli.require("workdir", "output")
-    from segjax.inference import exporters  # late: JAX takes seconds to import, --help should not
+    cli.require("output")
+    # Late: JAX takes seconds to import, --help should not.
+    from segjax.inference import export_run, segment
 
+    values = flags.FLAGS
+    model = segment.choose(values.workdir, None, values.pretrained)
     options = cli.values(("format", "checkpoint", "verify", "data_root", "refine"))
-    output = flags.FLAGS.output
-    result = exporters.export_run(flags.FLAGS.workdir, output, size=_size(), **options)
-    print(exporters.describe(output, result))
+    output = values.output
+    result = export_run.export_run(model, output, size=_size(), **options)
+    print(export_run.describe(output, result))
 
 
 def _size() -> list[int] | None:

@@ -3,6 +3,7 @@
   python -m segjax.predict --workdir runs/camvid-cpu --input photo.jpg --output out --overlay
   python -m segjax.predict --workdir runs/camvid-cpu --input 'photos/**/*.png' --output out
   python -m segjax.predict --model camvid.onnx --input photos --output out
+  python -m segjax.predict --pretrained segformer-b0 --input photos --output out
   python -m segjax.predict --workdir runs/camvid-cpu --input drive.mp4 --output out
   python -m segjax.predict --workdir runs/camvid-cpu --input 0 --output out --show
   python -m segjax.predict --workdir runs/mine --refine runs/refined --input photos --output out
@@ -22,6 +23,7 @@ from segjax.runtime import cli
 cli.define_checkpoint()
 flags.DEFINE_string("workdir", None, "The trained run.")
 flags.DEFINE_string("model", None, "In place of --workdir: a file that segjax.export wrote.")
+cli.define_pretrained()
 flags.DEFINE_string(
     "input",
     None,
@@ -63,7 +65,7 @@ def main() -> None:
     # Late: JAX takes seconds to import, --help should not.
     from segjax.inference import segment
 
-    model = segment.choose(values.workdir, values.model)
+    model = segment.choose(values.workdir, values.model, values.pretrained)
     summary = segment.segment(model, values.input, values.output, **cli.values(OPTIONS))
     segment.report(summary, values.output)
 

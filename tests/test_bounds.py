@@ -88,6 +88,8 @@ REFUSED = {
     "optim.learning_rate": NOT_POSITIVE,
     "optim.schedule": CHOICE,
     "optim.warmup_fraction": SHARE,
+    "optim.warmup_steps": NEGATIVE,
+    "optim.poly_power": NOT_POSITIVE,
     "optim.weight_decay": NEGATIVE,
     "optim.sgd_decay": CHOICE,
     "optim.momentum": SHARE,

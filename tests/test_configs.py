@@ -27,7 +27,9 @@ def load(name):
 def variants(name):
     """The variants that a file compares with, besides the one without a name."""
     text = (FOLDER / f"{name}.py").read_text()
-    return [None, *sorted(set(re.findall(r'variant == "(\w+)"', text)))]
+    named = {*re.findall(r'variant == "(\w+)"', text)}
+    largest = {"segformer_b0", "segformer_b5"} if "segformer.VARIANTS" in text else set()
+    return [None, *sorted(named | largest)]
 
 
 CASES = [(name, variant) for name in NAMES for variant in variants(name)]
@@ -47,7 +49,8 @@ def fields(config, prefix=""):
 
 def test_the_files_and_their_variants_are_found():
     assert ("quickstart", None) in CASES
-    assert ("camvid", None) in CASES and ("camvid", "cpu") in CASES
+    assert ("camvid", None) in CASES and ("camvid", "segformer_cpu") in CASES
+    assert ("cityscapes", "segformer_b5") in CASES
 
 
 @pytest.mark.parametrize(("name", "variant"), CASES)

@@ -17,7 +17,7 @@ from segjax import models
 from segjax.data.counts import Report
 from segjax.data.shapes import table
 from segjax.errors import ConfigError, DataError, ExportError
-from segjax.inference import exporters, networks, verification
+from segjax.inference import export_run, exporters, networks, verification
 from segjax.models.layers import blocks
 from segjax.run import workdir
 from segjax.run.checkpoints import Checkpoints
@@ -81,7 +81,7 @@ def logits(trained):
 @pytest.fixture(scope="module")
 def stablehlo(run):
     path = run.parent / "made" / "model.zip"
-    return path, exporters.export_run(run, path, "stablehlo", verify=True)
+    return path, export_run.export_run(run, path, "stablehlo", verify=True)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def onnx(run):
     pytest.importorskip("jax2onnx")
     pytest.importorskip("onnxruntime")
     path = run.parent / "model.onnx"
-    return path, exporters.export_run(run, path, "onnx", verify=True)
+    return path, export_run.export_run(run, path, "onnx", verify=True)
 
 
 @pytest.fixture(params=["stablehlo", "onnx"])
@@ -201,7 +201,7 @@ def test_a_file_that_predicts_something_else_is_not_written(run, trained, tmp_pa
     monkeypatch.setattr(exporters, "to_stablehlo", lambda _, path: shutil.copy(corrupted, path))
     output = tmp_path / "out" / "model.zip"
     with pytest.raises(ExportError, match=f"{output} was not written: it predicts something else"):
-        exporters.export_run(run, output, verify=True)
+        export_run.export_run(run, output, verify=True)
     assert not list(output.parent.iterdir())
 
 
@@ -221,11 +221,11 @@ def test_the_earlier_file_stays_unless_differences_are_small(run, tmp_path, monk
     for too_much in ({"different": 0.0011}, {"mean_iou": 0.4989}, {"exported_mean_iou": 0.4989}):
         monkeypatch.setattr(verification, "compare", lambda *_, changed=too_much: result | changed)
         with pytest.raises(ExportError, match="allowed are"):
-            exporters.export_run(run, output, verify=True)
+            export_run.export_run(run, output, verify=True)
         assert output.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [output]
     small = result | {"different": 0.0009, "mean_iou": 0.5009}
     monkeypatch.setattr(verification, "compare", lambda *_: small)
-    assert exporters.export_run(run, output, verify=True) == small
+    assert export_run.export_run(run, output, verify=True) == small
     assert output.read_bytes() == b"new" and list(tmp_path.iterdir()) == [output]
 
 
@@ -237,7 +237,7 @@ def test_an_export_that_fails_leaves_no_part_of_a_file(run, tmp_path, monkeypatc
 
     monkeypatch.setattr(exporters, "to_stablehlo", fail)
     with pytest.raises(OSError, match="no space"):
-        exporters.export_run(run, tmp_path / "model.zip")
+        export_run.export_run(run, tmp_path / "model.zip")
     assert not list(tmp_path.iterdir())
 
 

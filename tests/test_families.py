@@ -18,7 +18,7 @@ from test_train import assert_equal_trees, interrupt_after
 
 from segjax import defaults, models
 from segjax.errors import ConfigError, Interrupted
-from segjax.inference import exporters, predictor
+from segjax.inference import export_run, predictor
 from segjax.models import mit
 from segjax.models.layers.stochastic import dropout
 from segjax.runtime.devices import Parallel
@@ -197,14 +197,14 @@ def test_it_resumes_exactly_predicts_and_is_exported(network, config, tmp_path, 
     image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
     label = model.label(image)
     assert label.shape == (37, 50)
-    exporters.export_run(tmp_path / "run", tmp_path / "toy.zip", "stablehlo", verify=True)
+    export_run.export_run(tmp_path / "run", tmp_path / "toy.zip", "stablehlo", verify=True)
     np.testing.assert_array_equal(predictor.load(tmp_path / "toy.zip").label(image), label)
 
 
 def test_weights_that_no_library_takes_are_not_exported(config, tmp_path):
     write_run(tmp_path / "run", config)
     with pytest.raises(ConfigError, match="encoder is 'toy', of which no other"):
-        exporters.export_run(tmp_path / "run", tmp_path / "toy.safetensors", "safetensors")
+        export_run.export_run(tmp_path / "run", tmp_path / "toy.safetensors", "safetensors")
 
 
 def test_norms_and_biases_of_any_family_are_not_decayed(config):

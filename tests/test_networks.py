@@ -9,7 +9,7 @@ from test_export import write_run
 from segjax.data.fitting import Fit
 from segjax.data.label_table import LabelTable
 from segjax.errors import ConfigError
-from segjax.inference import exporters, networks, predictor
+from segjax.inference import export_run, networks, predictor
 from segjax.inference.networks import Network
 
 TABLE = LabelTable.of_names(["low", "middle", "high"])
@@ -100,7 +100,7 @@ def test_a_fixed_size_allows_no_scales_but_flips():
 
 def test_a_run_and_its_file_give_the_same_labels(shared_tiny_config, tmp_path):
     write_run(tmp_path / "run", shared_tiny_config)
-    exporters.export_run(tmp_path / "run", tmp_path / "model.zip")
+    export_run.export_run(tmp_path / "run", tmp_path / "model.zip")
     images = [image_of(size, seed) for seed, size in enumerate([(32, 32), (20, 50), (65, 33)])]
     for tta in ((), ("flip",)):
         run, file = (predictor.load(tmp_path / name, tta=tta) for name in ("run", "model.zip"))

@@ -56,6 +56,14 @@ def test_schedules_warm_up_then_decay(schedule, middle, end):
     np.testing.assert_allclose(values, [0, PEAK / 2, PEAK, middle, end], rtol=1e-6, atol=1e-7)
 
 
+def test_a_published_schedule_counts_its_warm_up_in_steps_and_has_a_power_of_its_own():
+    """SegFormer's: 1,500 steps, then linear; here of another length."""
+    fields = {"schedule": "poly", "poly_power": 1.0, "warmup_steps": 10, "warmup_fraction": 0.5}
+    rate = optim.build_schedule(config(**fields), STEPS)
+    values = [float(rate(step)) for step in (5, 10, 55, 100)]
+    np.testing.assert_allclose(values, [PEAK / 2, PEAK, PEAK / 2, 0], rtol=1e-6, atol=1e-7)
+
+
 def test_without_warm_up_the_first_step_has_the_full_rate():
     rate = optim.build_schedule(config(schedule="poly"), STEPS)
     np.testing.assert_allclose(

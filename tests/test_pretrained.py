@@ -20,7 +20,7 @@ from test_export import write_run
 from experiments.interchange.peer import CLASSES, draw, images
 from segjax import defaults, models
 from segjax.errors import ConfigError, DataError
-from segjax.inference import exporters, networks
+from segjax.inference import export_run, networks
 from segjax.run import workdir
 from segjax.training import loop
 from segjax.weights import SOURCES, mobilenet_v2, pretrained, runs, tensor_files
@@ -345,7 +345,7 @@ def run(shared_tiny_config, tmp_path_factory):
 
 def test_what_is_written_is_read_back(run, tmp_path):
     path = tmp_path / "model.safetensors"
-    result = exporters.export_run(run, path, "safetensors", verify=True)
+    result = export_run.export_run(run, path, "safetensors", verify=True)
     assert result["different"] == 0 and result["images"] == 1
     trained = runs.restore(run)
     zero = jax.tree.map(np.zeros_like, trained.variables)

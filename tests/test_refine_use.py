@@ -22,7 +22,7 @@ from segjax.data.fitting import Fit, at_size, resize_image
 from segjax.data.label_table import LabelTable
 from segjax.data.refining import Refined, TwoStage
 from segjax.errors import ConfigError, DataError
-from segjax.inference import composed, exporters, images, networks, predictor, segment
+from segjax.inference import composed, export_run, images, networks, predictor, segment
 from segjax.inference.masks import find_masks
 from segjax.run import workdir
 from segjax.run.checkpoints import Checkpoints
@@ -342,7 +342,7 @@ def test_images_are_stretched_in_the_program_as_opencv_does(shape):
 @pytest.fixture(scope="module")
 def stablehlo(made):
     path = made.refiner.parent / "refined.zip"
-    exporters.export_run(made.segmenter, path, refine=made.refiner)
+    export_run.export_run(made.segmenter, path, refine=made.refiner)
     return path
 
 
@@ -373,11 +373,11 @@ def test_stablehlo_takes_images_of_any_size_as_they_are(stablehlo, made):
 
 def test_verification_of_a_program_of_two_stages(made, monkeypatch):
     path = made.refiner.parent / "verified.zip"
-    result = exporters.export_run(made.refiner, path, verify=True)
+    result = export_run.export_run(made.refiner, path, verify=True)
     assert result["images"] == 3 and result["different"] < 1e-3 and "converted" not in result
     # The run has windows where the program takes images whole, so that the two differ.
     monkeypatch.setattr(refining, "MAX_PIXELS", 0)
-    result = exporters.export_run(made.refiner, path, verify=True)
+    result = export_run.export_run(made.refiner, path, verify=True)
     assert result["converted"]["different"] < 1e-3
 
 
@@ -386,11 +386,11 @@ def test_onnx_has_one_size_and_any_batch(made, refined):
     pytest.importorskip("jax2onnx")
     path = made.refiner.parent / "refined.onnx"
     with pytest.raises(ConfigError, match=r"--size is missing: an ONNX file has one, .*data\.json"):
-        exporters.export_run(made.refiner, path, "onnx")
+        export_run.export_run(made.refiner, path, "onnx")
     check.check(made.config.data, cache=made.refiner / "data.json")
-    result = exporters.export_run(made.refiner, path, "onnx", verify=True)
+    result = export_run.export_run(made.refiner, path, "onnx", verify=True)
     assert result["size"] == (24, 30) and result["different"] < 1e-3
-    assert "It takes images of 24×30 (height×width)" in exporters.describe(path, result)
+    assert "It takes images of 24×30 (height×width)" in export_run.describe(path, result)
     network, metadata = networks.read_file(path)
     assert (metadata["fit"], metadata["size"]) == ("resize", [24, 30])
     assert network.fit == Fit((24, 30), resizes=True, fixed_size=True)
@@ -405,7 +405,7 @@ def test_onnx_has_one_size_and_any_batch(made, refined):
 
 def test_what_a_format_cannot_hold_is_refused(made, tmp_path):
     def export(folder, name, format, **options):
-        exporters.export_run(folder, tmp_path / name, format, **options)
+        export_run.export_run(folder, tmp_path / name, format, **options)
 
     with pytest.raises(
         ConfigError, match=r"safetensors: no other library has a refiner; .* --workdir SEG"

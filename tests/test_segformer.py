@@ -10,7 +10,7 @@ from test_parallel import assert_same_update, noisy_step, sgd_config  # noqa: F4
 
 from segjax import defaults, models
 from segjax.errors import ConfigError
-from segjax.inference import exporters, networks
+from segjax.inference import export_run, exporters, networks
 from segjax.models import mit
 from segjax.models.layers.resize import enlarge
 from segjax.models.layers.stochastic import drop_path
@@ -170,7 +170,7 @@ def test_a_file_of_any_format_predicts_what_the_run_does(format, tiny_config, tm
     tiny_config.data.size = (35, 50)
     write_run(tmp_path / "run", tiny_config)
     path = tmp_path / ("m.onnx" if format == "onnx" else "m.zip")
-    result = exporters.export_run(tmp_path / "run", path, format, verify=True)
+    result = export_run.export_run(tmp_path / "run", path, format, verify=True)
     assert result["different"] == 0
     network, _ = networks.read_file(path)
     run = networks.of(exporters.runs.restore(tmp_path / "run"))

@@ -21,7 +21,7 @@ from experiments.interchange.peer import CLASSES, draw, images
 from segjax import defaults, models
 from segjax.data.shapes import table as shapes_table
 from segjax.errors import ConfigError, DataError
-from segjax.inference import exporters
+from segjax.inference import export_run
 from segjax.models import mit
 from segjax.weights import SOURCES, pretrained, segformer, tensor_files
 from segjax.weights.mapping import DENSE
@@ -307,8 +307,8 @@ def test_a_folder_for_transformers_is_read_back_and_says_what_the_images_need(
     tiny_config.model.mean = (1.0, 2.0, 3.0)
     write_run(tmp_path / "run", tiny_config)
     folder = tmp_path / "out"
-    result = exporters.export_run(tmp_path / "run", folder, "transformers", verify=True)
-    assert result["different"] == 0 and "MiB" in exporters.describe(folder, result)
+    result = export_run.export_run(tmp_path / "run", folder, "transformers", verify=True)
+    assert result["different"] == 0 and "MiB" in export_run.describe(folder, result)
     assert {path.name for path in folder.iterdir()} == {
         *("config.json", "model.safetensors", "preprocessor_config.json")
     }
@@ -322,7 +322,7 @@ def test_a_folder_for_transformers_is_read_back_and_says_what_the_images_need(
     config = pretrained.with_conventions(configured(folder), tmp_path)
     assert config.model.mean == (1.0, 2.0, 3.0)
     with pytest.raises(ConfigError, match=r"--output .*out is a folder that there is"):
-        exporters.export_run(tmp_path / "run", folder, "transformers")
+        export_run.export_run(tmp_path / "run", folder, "transformers")
 
 
 METADATA = {"table": {"classes": ["a"] * CLASSES}, "size": (32, 32), "fit": "pad"}

@@ -8,7 +8,7 @@ from test_export import drawn, write_run
 from test_scored import TABLE, write_images
 
 from segjax import models
-from segjax.inference import exporters, networks, verification
+from segjax.inference import export_run, networks, verification
 from segjax.weights import runs
 
 
@@ -38,7 +38,7 @@ def test_a_file_is_compared_as_it_is_used_with_the_run_as_it_is_scored(
     config.model.dtype = "bfloat16"
     write_run(tmp_path / "run", config, TABLE)
     file = tmp_path / "model.zip"
-    result = exporters.export_run(tmp_path / "run", file, verify=True)
+    result = export_run.export_run(tmp_path / "run", file, verify=True)
     assert result["images"] == 3 and result["dtype"] == "bfloat16"
     assert result["converted"]["different"] == 0  # in float32, it is what it was made of
     assert 0 < result["different"] < 0.1  # which is not what was scored, and is said
@@ -61,5 +61,5 @@ def test_an_onnx_file_of_a_run_that_keeps_pixels_is_what_it_was_made_of(config, 
     pytest.importorskip("jax2onnx")
     pytest.importorskip("onnxruntime")
     write_run(tmp_path / "run", config, TABLE)
-    result = exporters.export_run(tmp_path / "run", tmp_path / "m.onnx", "onnx", verify=True)
+    result = export_run.export_run(tmp_path / "run", tmp_path / "m.onnx", "onnx", verify=True)
     assert result["converted"]["different"] < 1e-3 < result["different"]

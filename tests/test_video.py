@@ -405,8 +405,8 @@ def test_a_video_that_ends_early_is_an_error_after_its_summary(main, tmp_path, m
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({}, "give --workdir, the folder of a run, or --model"),
-        ({"workdir": ".", "model": "in.mp4"}, "--workdir and --model are both given"),
+        ({}, "give --workdir, the folder of a run, --model"),
+        ({"workdir": ".", "model": "in.mp4"}, "--workdir and --model are given together"),
         ({"workdir": ".", "probabilities": True}, "--probabilities is for images"),
         ({"workdir": ".", "output": "."}, "would replace the video"),
         ({"workdir": ".", "input": "photos", "show": True}, "--show is for a video"),
@@ -437,7 +437,7 @@ def test_a_run_or_a_file_that_is_not_there_is_named(main, name, tmp_path):
     [
         (
             ["--input=in.mp4", "--output=out"],
-            "give --workdir, the folder of a run, or --model, an exported file",
+            "give --workdir, the folder of a run, --model, an exported file",
         ),
         (["--workdir=.", "--output=out"], "--input is missing; see --help"),
         (["--workdir=.", "--input=in.mp4"], "--output is missing; see --help"),

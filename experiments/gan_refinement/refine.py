@@ -26,7 +26,7 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 import fields  # noqa: E402
 
 from configs import refine  # noqa: E402
-from segjax.runtime import recipes  # noqa: E402
+from segjax.runtime import process, recipes  # noqa: E402
 from segjax.runtime.files import write_json  # noqa: E402
 from segjax.training import loop  # noqa: E402
 from segjax.training.evaluate_run import evaluate_run  # noqa: E402
@@ -82,6 +82,8 @@ def arm_config(arm: str, field: str, seed: int, root: Path, segmenter: Path) -> 
 
 
 def main(_: list[str]) -> None:
+    process.start_anew(__file__)
+    process.use_kept_memory()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", force=True)
     logging.getLogger("segjax").setLevel(logging.INFO)
     field, seed, runs = FLAGS.field, FLAGS.seed, Path(FLAGS.runs)

@@ -46,9 +46,9 @@ def get_config() -> ConfigDict:
 
 def _pretrained() -> ConfigDict:
     pretrained = ConfigDict()
-    # A file of torchvision, timm, Keras or segmentation_models.pytorch that the weights start from;
-    # '' starts from random ones. It sets mean and std of config.model, and norm_epsilon and padding
-    # of its encoder.
+    # A file of torchvision, timm, Keras, transformers, NVlabs or segmentation_models.pytorch that
+    # the weights start from; '' starts from random ones. It sets mean and std of config.model, and
+    # epsilons, padding and align_corners of the network.
     pretrained.path = ""
     # A whole network's last layer: keep, or drop where the file, or the run of init_from, has other
     # classes than the data.
@@ -151,9 +151,12 @@ def _optim() -> ConfigDict:
     # adamw or sgd.
     optim.name = "adamw"
     optim.learning_rate = 1e-3
-    # cosine, poly (power 0.9) or constant, after a linear warm-up over this share of the steps.
+    # cosine, poly or constant, after a linear warm-up over this share of the steps.
     optim.schedule = "cosine"
     optim.warmup_fraction = 0.05
+    # In place of the share, if above 0.
+    optim.warmup_steps = 0
+    optim.poly_power = 0.9
     # On convolution kernels only, not on norms and biases.
     optim.weight_decay = 1e-4
     # SGD's: l2 (added to the gradient, ahead of the momentum, as in PyTorch and published recipes)

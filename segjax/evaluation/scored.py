@@ -38,7 +38,7 @@ class Scored(NamedTuple):
 
 
 def find(
-    folder: Path,
+    folder: Path | None,
     config: ConfigDict,
     table: LabelTable,
     split: str,
@@ -49,6 +49,7 @@ def find(
     """The data that the run in `folder` is to be scored on, checked.
 
     Args:
+      folder: None if there is no run, but weights alone; all data are other data then.
       config: the run's data section.
       root: where the run's own data are now, or the root of other data: of these the split, or all
         if they lie in ROOT/{images,masks}. images, masks: folders of other data, scored whole.
@@ -59,7 +60,7 @@ def find(
     config.allow_missing_classes = True  # of the training split, which need not be opened here
     if images or masks:
         return _of_folders(config, table, images, masks)
-    recorded = _recorded(folder)
+    recorded = _recorded(folder) if folder else {}
     if root and not (config.root and Path(root).resolve() == Path(config.root).resolve()):
         config.root = root
         moved = _moved(config, table, split, recorded)

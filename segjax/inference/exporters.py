@@ -6,12 +6,9 @@ What such a file takes and gives is in the docstring of segjax/export.py.
 import hashlib
 import json
 import logging
-import os
 import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,13 +22,11 @@ from jax.extend import core
 
 from segjax.data.fitting import FILL, Shape
 from segjax.errors import ConfigError
-from segjax.inference import composed, networks, verification
-from segjax.inference.verification import DTYPE
+from segjax.inference import composed, networks
 from segjax.models.layers import blocks
 from segjax.run import workdir
 from segjax.run.state import fingerprint
-from segjax.runtime.files import expand, remove
-from segjax.weights import pretrained, runs, tensor_files
+from segjax.weights import pretrained
 from segjax.weights.runs import Trained
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -149,7 +144,8 @@ def to_weights(trained: Trained, path: Path, format: str) -> None:
             "the segmenter alone: --workdir SEGMENTER without --refine"
         )
     model = trained.config.model
-    pretrained.write(path, trained.variables, model, metadata(trained), format)
+    header = metadata(trained) | {"model": workdir.as_json(model)}  # for `downloaded.restore`
+    pretrained.write(path, trained.variables, model, header, format)
 
 
 def _outputs(logits: Any) -> dict[str, Any]:
@@ -157,93 +153,3 @@ def _outputs(logits: Any) -> dict[str, Any]:
         "label": logits.argmax(-1).astype("uint8"),
         "probabilities": jax.nn.softmax(logits),
     }
-
-
-def export_run(
-    folder: str | Path,
-    output: str | Path,
-    format: str = "stablehlo",
-    *,
-    checkpoint: str = "best",
-    verify: bool = False,
-    data_root: str | None = None,
-    refine: str | Path | None = None,
-    size: Sequence[int] | None = None,
-) -> dict[str, Any]:
-    """Exports a run, in float32; returns what `compare` found with `verify`, and the size, if any.
-
-    (Long, for it has many arguments.)
-
-    Args:
-      refine: the work directory of a refiner of the run: both become one program.
-      size: of a refiner's ONNX file; by default the most common of the validation images.
-
-    Raises:
-      ConfigError: where the name of `output` is not one of its format, and for what a format cannot
-        hold.
-      ExportError: where the exported network predicts something else; no file is written.
-    """
-    if (format == "onnx") != (Path(output).suffix.lower() == ".onnx"):
-        raise ConfigError(
-            f"--output {output} with --format {format}: ONNX files end in .onnx, and no others do"
-        )
-    folder, output = (Path(expand(str(path))) for path in (folder, output))
-    folder = runs.with_refiner(folder, refine)
-    trained = runs.restore(folder, checkpoint, dtype=DTYPE)
-    result = _size_of(trained, folder, format, size)
-    writers = {
-        "stablehlo": to_stablehlo,
-        "onnx": partial(to_onnx, **result),
-        "safetensors": partial(to_weights, format=format),
-        "transformers": partial(to_weights, format=format),
-    }
-    if output.is_dir():
-        raise ConfigError(f"--output {output} is a folder that there is; name another")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.with_name(f".{output.name}.tmp")
-    remove(unfinished)
-    try:
-        writers[format](trained, unfinished)
-        if verify:
-            scored = runs.restore(folder, checkpoint)
-            result |= verification.compare(scored, trained, unfinished, data_root)
-            verification.require_equal(result, output)
-        os.replace(unfinished, output)
-    finally:
-        remove(unfinished)
-    return result
-
-
-def _size_of(
-    trained: Trained, folder: Path, format: str, size: Sequence[int] | None
-) -> dict[str, Shape]:
-    """`size`, where a file has one that the run does not: the ONNX file of a refiner."""
-    if not (trained.segmenter and format == "onnx"):
-        if size:
-            raise ConfigError("--size is for a refiner's ONNX file; all others have theirs")
-        return {}
-    if size:
-        if len(size) != 2 or min(size) < 1:
-            raise ConfigError(f"--size is {','.join(map(str, size))}; give height and width")
-        return {"size": tuple(size)}
-    try:
-        sizes = json.loads((folder / "data.json").read_text(encoding="utf-8"))["sizes"]["val"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"--size is missing: an ONNX file has one, and {folder / 'data.json'} does not tell "
-            "that of the validation images; give height and width"
-        ) from error
-    return {"size": Counter(map(tuple, sizes)).most_common(1)[0][0]}
-
-
-def describe(output: str | Path, result: dict[str, Any]) -> str:
-    """What `export_run` wrote and found, in lines."""
-    size = tensor_files.located(Path(output)).stat().st_size / 2**20
-    lines = [f"{output}: {size:.1f} MiB, computes in {DTYPE}"]
-    if "size" in result:
-        lines.append("It takes images of {}×{} (height×width)".format(*result["size"]))
-    if "images" in result:
-        lines.append(f"Verified on {verification.describe(result)}")
-    if "converted" in result:
-        lines.append("The scores of the run are not those of the file: see the differences above")
-    return "\n".join(lines)

@@ -63,8 +63,8 @@ def read_file(path: str | Path) -> tuple[Network, dict[str, Any]]:
     try:
         if tensor_files.read_header(Path(path)):
             raise ConfigError(
-                f"{path} holds weights and no program; give the run itself (--workdir), or train "
-                "from them with --config.pretrained.path"
+                f"{path} holds weights and no program; give it as --pretrained, or train from them "
+                "with --config.pretrained.path"
             )
         is_onnx = not zipfile.is_zipfile(path)
         probabilities, metadata = (_read_onnx if is_onnx else _read_stablehlo)(Path(path))

@@ -28,7 +28,7 @@ from segjax.errors import ConfigError
 from segjax.inference import networks
 from segjax.inference.networks import Network
 from segjax.runtime.files import expand
-from segjax.weights import runs
+from segjax.weights import downloaded, runs
 
 
 def load(
@@ -37,18 +37,22 @@ def load(
     tta: Sequence[str] = (),
     refine: str | Path | None = None,
 ) -> "Predictor":
-    """The network of a work directory, or of a file that segjax.export wrote.
+    """The network of a work directory, of a file that segjax.export wrote, or of another library.
 
     Args:
+      path: the last is a file of weights, or a folder with them: see `downloaded.restore`.
       checkpoint: best (by validation mIoU) or latest, of a work directory; the refiner's if there
         is one.
       tta: what scores are averaged over, see `tta.averaged`: ("flip", "0.75").
       refine: the work directory of a refiner of the run, see `runs.with_refiner`.
     """
     path = Path(expand(str(path)))
-    if path.is_file():
-        if refine:
-            raise ConfigError(f"--refine is for --workdir; {path} is a file, and stays as it is")
+    is_downloaded = downloaded.is_one(path)
+    if refine and (is_downloaded or path.is_file()):
+        raise ConfigError(f"--refine is for --workdir; {path} is no run, and stays as it is")
+    if is_downloaded:
+        network = networks.of(downloaded.restore(path))
+    elif path.is_file():
         network, _ = networks.read_file(path)
     else:
         network = networks.of(runs.restore(runs.with_refiner(path, refine), checkpoint))

@@ -12,21 +12,30 @@ from segjax.inference.masks import find_masks
 from segjax.inference.predictor import Predictor
 from segjax.inference.video import predict_video
 from segjax.runtime.files import expand
+from segjax.weights import downloaded
 
 MIN_SHARE = 0.95  # of a video's frames; containers with sound count a few too many
 
 
-def choose(workdir: str | None, model: str | None) -> str:
-    """The one of --workdir and --model that is given; ConfigError for both or none."""
-    if not workdir and not model:
-        raise ConfigError("give --workdir, the folder of a run, or --model, an exported file")
-    if workdir and model:
-        raise ConfigError("--workdir and --model are both given; leave one of them out")
+def choose(workdir: str | None, model: str | None, pretrained: str | None = None) -> str:
+    """The one of --workdir, --model and --pretrained that is given; ConfigError for others."""
+    places = {"workdir": workdir, "model": model, "pretrained": pretrained}
+    given = {flag: path for flag, path in places.items() if path}
+    if not given:
+        raise ConfigError(
+            "give --workdir, the folder of a run, --model, an exported file, or --pretrained, "
+            "weights of another library"
+        )
+    if len(given) > 1:
+        raise ConfigError(f"--{' and --'.join(given)} are given together; leave all but one out")
     if model and not Path(model).is_file():
         raise DataError(f"--model {model}: no such file")
     if workdir and not Path(workdir).is_dir():
         raise DataError(f"--workdir {workdir}: no such folder; train first")
-    return workdir or model
+    if pretrained:
+        downloaded.require(Path(pretrained))
+    (path,) = given.values()
+    return path
 
 
 def segment(

@@ -68,6 +68,8 @@ LATER = {
     "data.value_range": [],
     "data.drawn": [],
     "optim.sgd_decay": "decoupled",
+    "optim.warmup_steps": 0,
+    "optim.poly_power": 0.9,
     "loss.boundary": 0.0,
     "gan.feature_matching": 0.0,
     "gan.r1": 0.0,

@@ -53,6 +53,16 @@ def define_checkpoint() -> None:
     flags.DEFINE_string("refine", None, "The work directory of a refiner of --workdir.")
 
 
+def define_pretrained() -> None:
+    """--pretrained, weights of another library in place of a run."""
+    flags.DEFINE_string(
+        "pretrained",
+        None,
+        "In place of --workdir: a whole network of transformers, segmentation_models.pytorch or "
+        "NVlabs, as a file of weights or the folder it was saved as.",
+    )
+
+
 def require(*names: str) -> None:
     """Raises ConfigError where one of these flags has no value."""
     for name in names:

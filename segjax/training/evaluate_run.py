@@ -4,7 +4,9 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from segjax.data.pipeline import EvalSplit
@@ -13,12 +15,12 @@ from segjax.evaluation import scored
 from segjax.evaluation import tta as test_time
 from segjax.evaluation.evaluator import Evaluation, evaluate, write_report
 from segjax.evaluation.scored import SPLITS, Scored
-from segjax.run import state, workdir
-from segjax.run.checkpoints import Checkpoints
+from segjax.run import workdir
 from segjax.runtime.devices import Parallel
 from segjax.runtime.files import expand
 from segjax.training import build, second_stage
-from segjax.weights import runs
+from segjax.weights import downloaded, runs
+from segjax.weights.runs import Trained
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +41,25 @@ def evaluate_run(
 ) -> dict:
     """Scores a checkpoint of `folder`, writes the report and returns it.
 
-    For the arguments see the flags of segjax.evaluate. A report's name says what is not as it was
-    in training: val_input_tta_flip. (Long, for it has many arguments.)
+    Args:
+      folder: a work directory, or weights of another library (`downloaded.restore`), which need
+        `data_root`, or `images` and `masks`, and `output`.
+
+    For the others see the flags of segjax.evaluate. A report's name says what is not as it was in
+    training: val_input_tta_flip. (Long, for it has many arguments.)
     """
-    folder = runs.with_refiner(Path(expand(str(folder))), refine)
+    run = _open(Path(expand(str(folder))), checkpoint, refine)
+    config, table, folder = run.trained.config, run.trained.table, run.folder
     data_root, images, masks, output = (
         place and expand(str(place)) for place in (data_root, images, masks, output)
     )
     if split not in scored.SPLITS:
         raise ConfigError(f"split is {split!r}; choose one of {scored.SPLITS}")
-    config, table, counts = workdir.load(folder)
+    if folder is None and not (output and (data_root or images)):
+        raise ConfigError(
+            "weights of another library have no data and no place of their own; give --data_root, "
+            "or --images and --masks, and --output, a .json file"
+        )
     changes = [] if checkpoint == "best" else [checkpoint]
     changes += _set_resolution(config, resolution)
     if tta:
@@ -56,26 +67,46 @@ def evaluate_run(
         changes += ["tta", *tta]
     _check_place(folder, name, output)
     devices = Parallel(config.parallel)
-    checkpoints = Checkpoints(folder, reads_only=True)
-    step = checkpoints.find(checkpoint)
     data = scored.find(folder, config.data, table, split, data_root, images, masks)
     for warning in data.report.warnings:
         log.warning("%s", warning)
     config.data = data.config
-    path = Path(output or folder / "report" / f"{name or '_'.join([data.name, *changes])}.json")
+    path = Path(output or f"{folder}/report/{name or '_'.join([data.name, *changes])}.json")
     if data.name != split and not (name or output):
         _require_same_data(path, data)
-    segmenter = second_stage.of_run(config, folder)
+    segmenter = second_stage.of_run(config, folder) if folder else None
     compiled = build.compile_steps(
-        config, devices, len(table.names), counts, total_steps=1, tta=tta, segmenter=segmenter
+        config, devices, len(table.names), run.counts, total_steps=1, tta=tta, segmenter=segmenter
     )
     examples = build.eval_examples(
         config, data.split, data.report, data.source, data.place, segmenter
     )
-    result = _evaluate(compiled, config, devices, examples, checkpoints, step)
+    result = _evaluate(compiled, config, devices, examples, run.trained.variables)
     log.info("Pictures and scores: %s", path)
     resolution = build.resolution_name(config)
-    return write_report(path, result, table, step, resolution, tta, devices.is_first)
+    return write_report(path, result, table, run.trained.step, resolution, tta, devices.is_first)
+
+
+class _Run(NamedTuple):
+    """What is scored; folder: its work directory, None if it is another library's.
+
+    counts: pixels [C] of its training split, which class weights of the loss are made of.
+    """
+
+    trained: Trained
+    counts: np.ndarray
+    folder: Path | None
+
+
+def _open(path: Path, checkpoint: str, refine: str | Path | None) -> _Run:
+    if downloaded.is_one(path):
+        if refine:
+            raise ConfigError(f"--refine is for --workdir; {path} is no run")
+        trained = downloaded.restore(path)
+        return _Run(trained, np.ones(len(trained.table.names), int), None)
+    folder = runs.with_refiner(path, refine)
+    counts = workdir.load(folder)[2]
+    return _Run(runs.restore(folder, checkpoint), counts, folder)
 
 
 def _set_resolution(config: ConfigDict, resolution: str | None) -> list[str]:
@@ -95,15 +126,10 @@ def _evaluate(
     config: ConfigDict,
     devices: Parallel,
     examples: EvalSplit,
-    checkpoints: Checkpoints,
-    step: int,
+    variables: Any,
 ) -> Evaluation:
-    """Scores the averaged weights of the checkpoint of `step`, which is closed."""
-    fresh = state.create(compiled.model, compiled.optimizer, config.seed)
-    variables = devices.replicate(checkpoints.restore_ema(fresh.ema, step))
-    checkpoints.close()
     return evaluate(
-        variables,
+        devices.replicate(variables),
         examples,
         step=compiled.eval_step,
         loss=compiled.loss,
@@ -114,13 +140,13 @@ def _evaluate(
     )
 
 
-def _check_place(folder: Path, name: str | None, output: str | Path | None) -> None:
+def _check_place(folder: Path | None, name: str | None, output: str | Path | None) -> None:
     """Raises ConfigError where a report would not be found, or be taken for that of a split."""
     if name and output:
         raise ConfigError("--name and --output are both given; leave one of them out")
     if output and Path(output).suffix != ".json":
         raise ConfigError(f"--output {output}: give a file that ends in .json")
-    inside = output and Path(output).resolve().parent == (folder / "report").resolve()
+    inside = folder and output and Path(output).resolve().parent == (folder / "report").resolve()
     name = Path(output).stem if inside else name
     if name and (name.split("_")[0] in SPLITS or "/" in name):
         raise ConfigError(

@@ -13,13 +13,13 @@ SCHEDULES = ("cosine", "poly", "constant")
 
 
 def build_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then cosine or polynomial (power 0.9) decay to 0, or constant."""
-    warmup = int(config.warmup_fraction * total_steps)
+    """Linear warm-up from 0, then cosine or polynomial decay to 0, or constant."""
+    warmup = config.warmup_steps or int(config.warmup_fraction * total_steps)
     decay_steps = max(1, total_steps - warmup)
     peak = config.learning_rate
     after = {
         "cosine": optax.cosine_decay_schedule(peak, decay_steps),
-        "poly": optax.polynomial_schedule(peak, 0.0, 0.9, decay_steps),
+        "poly": optax.polynomial_schedule(peak, 0.0, config.poly_power, decay_steps),
         "constant": optax.constant_schedule(peak),
     }[config.schedule]
     if warmup == 0:

@@ -102,6 +102,8 @@ RULES = {
     "optim.learning_rate": ABOVE_0,
     "optim.schedule": _one_of(*optim.SCHEDULES),
     "optim.warmup_fraction": SHARE,
+    "optim.warmup_steps": _at_least(0),
+    "optim.poly_power": ABOVE_0,
     "optim.weight_decay": _at_least(0),
     "optim.sgd_decay": _one_of(*optim.SGD_DECAYS),
     "optim.momentum": SHARE,

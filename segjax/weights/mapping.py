@@ -52,7 +52,10 @@ class Row(NamedTuple):
     transform: Transform
 
 
-def no_fields(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+Shapes = dict[str, tuple[int, ...]]  # of a file's tensors, by segjax's variable
+
+
+def no_fields(shapes: Shapes) -> dict[str, Any]:
     """Nothing: see `Source.fields`."""
     return {}
 
@@ -83,7 +86,7 @@ class Source(NamedTuple):
     stem: str
     whole: str
     remedy: Callable[[str, dict[str, Any], dict[str, Any]], str]
-    fields: Callable[[dict[str, tuple[int, ...]]], dict[str, Any]] = no_fields
+    fields: Callable[[Shapes], dict[str, Any]] = no_fields
 
     @property
     def names(self) -> dict[str, str]:

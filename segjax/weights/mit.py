@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from segjax.models.mit import VARIANTS
 from segjax.weights import mobilenet_v2
-from segjax.weights.mapping import CONVOLUTION, DENSE, VECTOR, Row
+from segjax.weights.mapping import CONVOLUTION, DENSE, VECTOR, Row, Shapes
 
 STAGES = range(4)
 DEPTHS = [max(variant.depths[stage] for variant in VARIANTS.values()) for stage in STAGES]
@@ -136,7 +136,7 @@ def _block(parts: dict[str, str], name: str, path: str, is_reduced: bool) -> lis
     return rows
 
 
-def variant_of(shapes: dict[str, tuple[int, ...]]) -> str | None:
+def variant_of(shapes: Shapes) -> str | None:
     """The variant of an encoder, from the shapes of its variables; None for one there is not."""
     stages = [f"params/encoder/stage{i}" for i in STAGES]
     depths = tuple(

@@ -3,6 +3,7 @@
 SMP is segmentation_models.pytorch.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from segjax.weights.mapping import (
     SAME_4D,
     VECTOR,
     Row,
+    Shapes,
     Source,
     conv_norm,
+    no_fields,
     require_fields,
     with_counters,
 )
@@ -94,7 +97,11 @@ def _smp() -> Layers:
 
 
 def _torch_source(
-    library: str, layers: Layers, classifier: str, others: tuple[Row, ...] = ()
+    library: str,
+    layers: Layers,
+    classifier: str,
+    others: tuple[Row, ...] = (),
+    fields: Callable[[Shapes], dict[str, Any]] = no_fields,
 ) -> Source:
     rows = [
         row
@@ -103,7 +110,7 @@ def _torch_source(
     ]
     mark = rows[0].name
     rows = (*rows, *others)
-    return Source(library, *NETWORK, mark, rows, (classifier,), TORCH, STEM, WHOLE, remedy)
+    return Source(library, *NETWORK, mark, rows, (classifier,), TORCH, STEM, WHOLE, remedy, fields)
 
 
 def _keras_source() -> Source:
@@ -122,21 +129,38 @@ def remedy(variable: str, loaded: dict[str, Any], target: dict[str, Any]) -> str
     if variable.split("/")[1] == "decoder":
         channels = [loaded[f"params/decoder/block{i}_conv0/norm/scale"].size for i in range(5)]
         return f"set config.model.unet.channels={tuple(channels)} and upsample=nearest"
-    width = _width(loaded)
-    if width in (None, _width(target)):
+    theirs, ours = (
+        width_of({name: array.shape for name, array in variables.items()})
+        for variables in (loaded, target)
+    )
+    if theirs in (None, ours):
         return f"this is not a MobileNetV2 of one of the widths {WIDTHS}"
-    return f"set config.model.mobilenet_v2.width={width}"
+    return f"set config.model.mobilenet_v2.width={theirs}"
 
 
-def _width(variables: dict[str, Any]) -> float | None:
-    """The width of an encoder; None for one that is not in WIDTHS."""
+def width_of(shapes: Shapes) -> float | None:
+    """The width of an encoder, from the shapes of its variables; None for one not in WIDTHS."""
 
     def channels(width: float) -> list[int]:
         return [scaled(channels, width) for _, channels, _, _ in STAGES]
 
     norms = (f"params/encoder/stage{stage}_block0/project/norm/scale" for stage in range(7))
-    found = [variables[norm].size for norm in norms]
+    found = [shapes.get(norm, (0,))[0] for norm in norms]
     return next((width for width in WIDTHS if channels(width) == found), None)
+
+
+def unet_fields(shapes: Shapes) -> dict[str, Any]:
+    """What config.model must be for the decoder of a file of SMP's U-Net: see `Source.fields`."""
+    norms = [f"params/decoder/block{block}_conv0/norm/scale" for block in range(5)]
+    if not shapes.keys() >= {*norms}:
+        return {}
+    return {"name": "unet", "unet.channels": tuple(shapes[norm][0] for norm in norms)}
+
+
+def fields_of_smp(shapes: Shapes) -> dict[str, Any]:
+    """What config.model must be for a file of SMP: see `Source.fields`."""
+    width = width_of(shapes)
+    return unet_fields(shapes) | ({"mobilenet_v2.width": width} if width else {})
 
 
 SMP = _torch_source(
@@ -147,6 +171,7 @@ SMP = _torch_source(
         Row("segmentation_head.0.weight", f"{HEAD}kernel", CONVOLUTION),
         Row("segmentation_head.0.bias", f"{HEAD}bias", VECTOR),
     ),
+    fields_of_smp,
 )
 SMP_TAKES = {
     "input": "float32 [batch, 3, height, width], RGB, (0 … 255 - mean) / std, height and width "

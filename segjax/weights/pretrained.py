@@ -58,6 +58,7 @@ def with_conventions(config: ConfigDict, folder: Path) -> ConfigDict:
 def _require_fields(path: Path, source: Source, tensors: Tensors, model: ConfigDict) -> None:
     for name, value in source.needed(tensors).items():
         found = _fields(model)[name]
+        found = tuple(found) if isinstance(found, list) else found  # as config.json has it
         if found != value:
             raise ConfigError(
                 f"{path} has the weights of {source.network}, and config.model.{name} is "

@@ -17,6 +17,7 @@ from segjax.weights.mapping import (
     HEAD,
     VECTOR,
     Row,
+    Shapes,
     Source,
     conv_norm,
     require_fields,
@@ -40,15 +41,13 @@ def _head(linear: Callable[[int], str], fuse: tuple[str, str], classifier: str) 
     ]
 
 
-def needed(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+def needed(shapes: Shapes) -> dict[str, Any]:
     """What config.model must be, from the shapes of a file's tensors: see `Source.fields`."""
     variant = mit.variant_of(shapes)
     fields = {"mit.variant": variant} if variant else {}
     if LINEAR in shapes:
         fields |= {"name": "segformer", "segformer.channels": shapes[LINEAR][0]}
-    elif f"{HEAD}kernel" in shapes:
-        fields["name"] = "unet"
-    return fields
+    return fields | mobilenet_v2.unet_fields(shapes)
 
 
 def remedy(variable: str, loaded: dict[str, Any], target: dict[str, Any]) -> str:
@@ -217,4 +216,4 @@ def write_pretrained(
     write_json(folder / "config.json", network)
     write_json(folder / "preprocessor_config.json", images)
     tensors = to_tensors(HUGGING_FACE, variables)
-    tensor_files.write(folder / tensor_files.WHOLE, tensors, metadata)
+    tensor_files.write(folder / tensor_files.IN_FOLDERS[0], tensors, metadata)

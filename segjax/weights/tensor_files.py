@@ -15,7 +15,9 @@ from segjax.errors import ConfigError, DataError
 
 Tensors = dict[str, np.ndarray]
 KERAS_3_WEIGHTS = "model.weights.h5"  # the member of a .keras file that holds them
-WHOLE = "model.safetensors"  # of what transformers saves as a folder
+# What transformers and segmentation_models.pytorch call the weights in a folder.
+IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")
+SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".h5", ".keras")
 HEADER = "segjax"  # of what segjax says of itself in a .safetensors file
 
 
@@ -45,8 +47,8 @@ def read(path: Path) -> Tensors:
 
 
 def located(path: Path) -> Path:
-    """The file with the weights of a folder that transformers has saved; of a file itself."""
-    names = (WHOLE, "pytorch_model.bin") if path.is_dir() else ()
+    """The file with the weights of a folder that a library has saved; of a file itself."""
+    names = IN_FOLDERS if path.is_dir() else ()
     return next((path / name for name in names if (path / name).is_file()), path)
 
 
