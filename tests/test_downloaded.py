@@ -86,13 +86,15 @@ def test_a_file_of_smp_needs_no_more_than_itself(library, folder_of):
         ({"size": 48}, (48, 48), 0.485 * 255, 0.229 * 255),
         ({}, (512, 512), 0.485 * 255, 0.229 * 255),
         ({"do_rescale": False}, (512, 512), 0.485, 0.229),
+        ({"do_rescale": False, "image_mean": None}, (512, 512), 0.485, 0.229),
         ({"rescale_factor": 0.5}, (512, 512), 0.97, 0.458),
         ({"do_normalize": False}, (512, 512), 0.0, 255.0),
     ],
 )
 def test_the_preprocessor_is_obeyed(processor, size, mean, std, folder_of):
     own = {key: value for key, value in PROCESSOR.items() if key.startswith("image_")}
-    trained = downloaded.restore(folder_of(processor=own | processor))
+    given = {key: value for key, value in (own | processor).items() if value is not None}
+    trained = downloaded.restore(folder_of(processor=given))
     assert trained.fit.resizes
     assert trained.fit.size == size
     assert trained.config.model.mean[0] == pytest.approx(mean)

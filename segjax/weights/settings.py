@@ -37,7 +37,9 @@ KNOWN: dict[str, dict[str, tuple]] = {
         "activation": (None, "identity", "softmax", "softmax2d"),
     },
 }
-DEFAULT_SIZE = 512  # of transformers' SegformerImageProcessor
+# Defaults of transformers' SegformerImageProcessor.
+DEFAULT_SIZE = 512
+IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
 PROCESSOR: dict[str, tuple] = {
     "do_center_crop": (False, None),
     "do_pad": (False, None),
@@ -109,9 +111,7 @@ def _normalization(processor: dict[str, Any]) -> dict[str, tuple[float, ...]]:
     factor = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1
     mean, std = (0.0,) * 3, (1.0,) * 3
     if processor.get("do_normalize", True):
-        mean, std = (processor.get(f"image_{key}", ()) for key in ("mean", "std"))
-        if not (mean and std):
-            return {}
+        mean, std = (processor.get(key, default) for key, default in IMAGENET.items())
     return {name: tuple(x / factor for x in xs) for name, xs in (("mean", mean), ("std", std))}
 
 
