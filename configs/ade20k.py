@@ -27,7 +27,8 @@ def get_config(variant: str = "") -> ConfigDict:
     segformer_b0 to segformer_b5 have the recipe of segjax/defaults/segformer.py.
     """
     if variant not in ("", *segformer.VARIANTS):
-        raise ConfigError(f"configs/ade20k.py has no variant {variant!r}")
+        known = ", ".join(segformer.VARIANTS)
+        raise ConfigError(f"configs/ade20k.py has no variant {variant!r}; there are {known}")
     config = defaults.get_config()
     config.data.source = "folder"
     config.data.root = "data/ade20k"

@@ -23,14 +23,15 @@ from segjax.errors import ConfigError
 def get_config(variant: str = "") -> ConfigDict:
     """MMSegmentation's: windows of 512×1024, scales 0.5 to 2, SGD; whole images in evaluation.
 
-    segformer_b0 to segformer_b5 have the recipe of segjax/defaults/segformer.py, with windows of
-    1024×1024.
-
     As 80,000 updates of 8 images there. Other than there: Nesterov momentum, warm-up, clipping,
     averaged weights, a learning rate that ends at 0 instead of 1e-4, no decay of norms and biases.
+
+    segformer_b0 to segformer_b5 have the recipe of segjax/defaults/segformer.py, with windows of
+    1024×1024.
     """
     if variant not in ("", *segformer.VARIANTS):
-        raise ConfigError(f"configs/cityscapes.py has no variant {variant!r}")
+        known = ", ".join(segformer.VARIANTS)
+        raise ConfigError(f"configs/cityscapes.py has no variant {variant!r}; there are {known}")
     config = defaults.get_config()
     config.data.source = "folder"
     config.data.root = "data/cityscapes"

@@ -6,10 +6,11 @@
   python -m segjax.evaluate --workdir runs/camvid-cpu --images other/photos --masks other/masks
   python -m segjax.evaluate --pretrained segformer-b0 --data_root other --output b0.json
 
-The configuration comes from the work directory. report/<split>.json has the scores of the run's own
-data, also where --data_root says that they have moved; those of other data go to report/<name>.json
-and are of all images of a folder ROOT/{images,masks}, or of the split of a ROOT that is divided
-into folders. Other data may have a classes.json that names the same classes.
+The configuration comes from the work directory, or from what is beside the weights.
+report/<split>.json has the scores of the run's own data, also where --data_root says that they have
+moved; those of other data go to report/<name>.json and are of all images of a folder
+ROOT/{images,masks}, or of the split of a ROOT that is divided into folders. Other data may have a
+classes.json that names the same classes.
 """
 
 from absl import flags
@@ -56,7 +57,7 @@ def main() -> None:
     from segjax.training.evaluate_run import evaluate_run
 
     process.use_kept_memory()
-    model = segment.choose(values.workdir, None, values.pretrained)
+    model = segment.choose(**cli.values(("workdir", "pretrained")))
     report = evaluate_run(model, **cli.values(OPTIONS))
     if jax.process_index() == 0:
         print(format_table(report))

@@ -40,7 +40,9 @@ flags.DEFINE_enum(
     "stablehlo, onnx, safetensors or transformers.",
 )
 flags.DEFINE_string("output", None, "The file to write; with transformers the folder.")
-flags.DEFINE_list("size", None, "Of a refiner's ONNX file: height and width, such as 256,320.")
+flags.DEFINE_list(
+    "size", None, "Of the ONNX file of a refiner, or of --pretrained: height and width: 256,320."
+)
 flags.DEFINE_bool("verify", False, "Compare with the run on its validation images.")
 flags.DEFINE_string("data_root", None, "Where the data are, if not where they were.")
 
@@ -52,7 +54,7 @@ def main() -> None:
     from segjax.inference import export_run, segment
 
     values = flags.FLAGS
-    model = segment.choose(values.workdir, None, values.pretrained)
+    model = segment.choose(**cli.values(("workdir", "pretrained")))
     options = cli.values(("format", "checkpoint", "verify", "data_root", "refine"))
     output = values.output
     result = export_run.export_run(model, output, size=_size(), **options)

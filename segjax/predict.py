@@ -1,4 +1,4 @@
-"""Segments images or a video with a trained run, or with a file that segjax.export wrote.
+"""Segments images or a video with a run, an exported file, or weights of another library.
 
   python -m segjax.predict --workdir runs/camvid-cpu --input photo.jpg --output out --overlay
   python -m segjax.predict --workdir runs/camvid-cpu --input 'photos/**/*.png' --output out
@@ -65,7 +65,7 @@ def main() -> None:
     # Late: JAX takes seconds to import, --help should not.
     from segjax.inference import segment
 
-    model = segment.choose(values.workdir, values.model, values.pretrained)
+    model = segment.choose(**cli.values(tuple(segment.PLACES)))
     summary = segment.segment(model, values.input, values.output, **cli.values(OPTIONS))
     segment.report(summary, values.output)
 

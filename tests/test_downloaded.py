@@ -124,7 +124,13 @@ def test_the_preprocessor_is_obeyed(processor, size, mean, std, folder_of):
             {"do_resize": True, "size": {"shortest_edge": 512}},
             '"size" is {"shortest_edge": 512}',
         ),
-        ({"id2label": {"0": "one"}}, {}, f"has {CLASSES} classes, and the config.json .* names 1"),
+        ({"id2label": {"0": "one"}}, {}, f'"id2label" does not name the {CLASSES} classes of the'),
+        ({"id2label": dict(enumerate(NAMES, 1))}, {}, '"id2label" does not name'),
+        ({}, {"do_flip_channel_order": True}, '"do_flip_channel_order" is true'),
+        ({}, {"rescale_factor": 0}, "rescale_factor, image_mean or image_std"),
+        ({}, {"image_mean": "grey"}, "rescale_factor, image_mean or image_std"),
+        ({}, {"image_processor_type": "BeitImageProcessor"}, 'is of "BeitImageProcessor"'),
+        ({}, {"reduce_labels": False}, '"do_reduce_labels" and "reduce_labels" disagree'),
     ],
 )
 def test_what_would_be_computed_otherwise_is_refused(network, processor, message, folder_of):
@@ -133,17 +139,56 @@ def test_what_would_be_computed_otherwise_is_refused(network, processor, message
         predictor.load(path)
 
 
-def test_smp_is_refused_what_segjax_has_not(folder_of):
-    with pytest.raises(ConfigError, match='"encoder_depth" is 4; segjax has 5 only'):
-        predictor.load(folder_of("smp", SMP | {"encoder_depth": 4}, None))
-    path = folder_of("smp", SMP | {"activation": "sigmoid"}, None)
-    with pytest.raises(ConfigError, match='"activation" is "sigmoid"'):
-        predictor.load(path)
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({"encoder_depth": 4}, '"encoder_depth" is 4; segjax has 5 only'),
+        ({"output_stride": 16}, '"output_stride" is 16'),
+        ({"activation": "sigmoid"}, '"activation" is "sigmoid"'),
+        ({"decoder_use_batchnorm": "inplace"}, '"decoder_use_batchnorm" is "inplace"'),
+        ({"decoder_interpolation": "bicubic"}, '"decoder_interpolation" is "bicubic"'),
+        ({"decoder_attention_type": "scse"}, '"decoder_attention_type" is "scse"; segjax has none'),
+        ({"add_center_block": True}, '"add_center_block": what it changes'),
+    ],
+)
+def test_what_smp_would_compute_otherwise_is_refused(network, message, folder_of):
+    with pytest.raises(ConfigError, match=message):
+        predictor.load(folder_of("smp", SMP | network, None))
+
+
+def test_a_null_is_the_default_and_a_scalar_is_of_all_channels(folder_of):
+    processor = {"do_resize": None, "size": None, "image_mean": 0.5, "image_std": None}
+    trained = downloaded.restore(folder_of(processor=processor | {"do_normalize": None}))
+    assert trained.fit.size == (512, 512) and trained.fit.resizes
+    assert tuple(trained.config.model.mean) == pytest.approx((127.5,) * 3)
+    assert trained.config.model.std[0] == pytest.approx(0.229 * 255)
+
+
+def test_a_class_that_was_void_in_training_is_void(folder_of):
+    trained = downloaded.restore(
+        folder_of(network=NETWORK | {"semantic_loss_ignore_index": 0}, processor=None)
+    )
+    assert trained.table.void == (0, 255) and trained.table.values[:2] == ((), (1,))
+
+
+def test_names_can_stand_in_a_file_of_their_own(folder_of, tmp_path):
+    path, names = folder_of("smp", SMP, None), [f"mine {i}" for i in range(CLASSES)]
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": names}))
+    assert downloaded.restore(path).table.names[0] == "class 0"
+    assert downloaded.restore(path, root=tmp_path).table.names == tuple(names)
+    (path / "classes.json").write_text(json.dumps({"classes": ["a", "b"]}))
+    with pytest.raises(DataError, match=f"has {CLASSES} classes, and its classes.json names 2"):
+        downloaded.restore(path)
 
 
 def test_settings_of_something_else_beside_a_file_are_no_settings(folder_of):
     path = folder_of(network={"seed": 0}, processor=None)
     assert downloaded.restore(path).table.names[0] == "class 0"
+    (path / "preprocessor_config.json").write_text("{}")
+    assert downloaded.restore(path).fit.resizes is False
+    (path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    with pytest.raises(ConfigError, match=r"is there, but not the config\.json of transformers"):
+        downloaded.restore(path)
     (path / "config.json").write_text("{")
     with pytest.raises(DataError, match=r"config\.json is no JSON"):
         downloaded.restore(path)
@@ -173,6 +218,12 @@ def test_one_output_is_the_probability_of_a_foreground(folder_of):
     assert 0.4 < label.mean() < 0.6
     clear = np.abs(expected - 0.5) > 1e-3
     np.testing.assert_array_equal(label[clear], (expected > 0.5)[clear])
+
+
+def test_reduced_labels_are_written_for_transformers(folder_of, tmp_path):
+    export_run.export_run(folder_of(), tmp_path / "out", "transformers")
+    processor = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+    assert processor["do_reduce_labels"] is True
 
 
 @pytest.mark.parametrize("format", ["transformers", "safetensors"])
@@ -224,6 +275,21 @@ def test_it_is_predicted_with_scored_and_exported(folder_of, tmp_path):
         images((2, 64, 96, 3))[0]), label)  # fmt: skip
 
 
+def test_binary_masks_of_0_and_255_are_not_scored_as_void(folder_of, tmp_path):
+    names = {f"segmentation_head.0.{kind}" for kind in ("weight", "bias")}
+    first = {name: weights("smp")[name][:1] for name in names}
+    path = folder_of("smp", SMP | {"classes": 1, "activation": "sigmoid"}, None, first)
+    write_images(tmp_path / "data", values=(0, 255))
+    place = {"data_root": str(tmp_path / "data"), "output": tmp_path / "scores.json"}
+    with pytest.raises(DataError, match=r"no pixel of 'foreground', but void; .* \[0, 255\]"):
+        evaluate_run(path, **place)
+    table = {"classes": ["rest", "thing"], "values": [0, 255]}
+    (tmp_path / "data" / "classes.json").write_text(json.dumps(table))
+    report = evaluate_run(path, **place)
+    assert report["per_class"].keys() == {"rest", "thing"}
+    assert report["data"]["weights"] == str(path)
+
+
 def test_what_a_run_has_and_weights_have_not(folder_of, tmp_path):
     path = folder_of()
     with pytest.raises(
@@ -237,9 +303,9 @@ def test_what_a_run_has_and_weights_have_not(folder_of, tmp_path):
     with pytest.raises(ConfigError, match="give --data_root"):
         export_run.export_run(path, tmp_path / "b0.zip", verify=True)
     with pytest.raises(DataError, match="no such file or folder"):
-        segment.choose(None, None, str(tmp_path / "none"))
+        segment.choose(pretrained=str(tmp_path / "none"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no weights; give a folder with model\.safetensors or"):
-        segment.choose(None, None, str(tmp_path / "empty"))
+        segment.choose(pretrained=str(tmp_path / "empty"))
     with pytest.raises(ConfigError, match="--workdir and --pretrained are given together"):
-        segment.choose(str(tmp_path), None, str(path))
+        segment.choose(workdir=str(tmp_path), pretrained=str(path))

@@ -330,7 +330,7 @@ def main(monkeypatch):
     monkeypatch.setattr(predictor, "load", lambda *_: model_of())
 
     def main(input, output, workdir=None, model=None, **options):
-        chosen = segment.choose(workdir, model)
+        chosen = segment.choose(workdir=workdir, model=model)
         segment.report(segment.segment(chosen, str(input), output, **options), output)
 
     return main
@@ -405,7 +405,7 @@ def test_a_video_that_ends_early_is_an_error_after_its_summary(main, tmp_path, m
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({}, "give --workdir, the folder of a run, --model"),
+        ({}, "give --workdir, the folder of a run, or --model"),
         ({"workdir": ".", "model": "in.mp4"}, "--workdir and --model are given together"),
         ({"workdir": ".", "probabilities": True}, "--probabilities is for images"),
         ({"workdir": ".", "output": "."}, "would replace the video"),
@@ -437,7 +437,7 @@ def test_a_run_or_a_file_that_is_not_there_is_named(main, name, tmp_path):
     [
         (
             ["--input=in.mp4", "--output=out"],
-            "give --workdir, the folder of a run, --model, an exported file",
+            "give --workdir, the folder of a run, or --model, an exported file",
         ),
         (["--workdir=.", "--output=out"], "--input is missing; see --help"),
         (["--workdir=.", "--input=in.mp4"], "--output is missing; see --help"),

@@ -3,7 +3,8 @@
 Xie et al., NeurIPS 2021, section 4.1 and the authors' configurations: AdamW, 6e-5 for the encoder
 and ten times that for the decoder, decay 0.01 but not on norms, a linear warm-up of 1,500 steps,
 then linear decay, crops at scales 0.5 to 2. Other than there: no decay of biases, gradients
-clipped, averaged weights, and whole images (Cityscapes) or stretched ones (ADE20K) in evaluation.
+clipped, averaged weights, a warm-up from 0 that the decay begins after, whole images in evaluation
+(Cityscapes), and stretched ones there and in training (ADE20K).
 """
 
 from ml_collections import ConfigDict

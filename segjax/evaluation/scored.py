@@ -85,7 +85,7 @@ def _of_folders(
 ) -> Scored:
     if not (images and masks):
         raise ConfigError("--images and --masks are two folders of the same data; give both")
-    table = _table_of(Path(masks).absolute().parent, table)
+    table = table_of(Path(masks).absolute().parent, table)
     found = pair_folders(Path(images), Path(masks), skip=True)  # the check names what is left out
     source = FolderSource(table, *found, value_range(config))
     report = check.check(config, splits=("test",), sources={"test": source}, trained=True)
@@ -102,7 +102,7 @@ def _moved(
         return None
     try:
         if config.source == "folder":
-            config.classes = _table_of(Path(config.root), table).to_json()
+            config.classes = table_of(Path(config.root), table).to_json()
         then = recorded["num_images"][split] + len(recorded["skipped"][split])
         if len(build_source(config, split)) != then:
             return None
@@ -122,7 +122,7 @@ def _of_root(config: ConfigDict, table: LabelTable, split: str) -> Scored:
         if config.source != "folder":
             config.splits.update({name: name for name in SPLITS})
         config.source, config.subfolders = "folder", True
-        config.classes = _table_of(root, table).to_json()
+        config.classes = table_of(root, table).to_json()
     name = root.resolve().name if is_flat else f"{root.resolve().name}_{split}"
     place = None
     if is_flat:
@@ -146,8 +146,11 @@ def _name(folder: str) -> str:
     return f"other_{folder}" if folder.startswith(SPLITS) else folder
 
 
-def _table_of(folder: Path, table: LabelTable) -> LabelTable:
-    """What the masks mean: by the classes.json of the folder if there is one, else as trained."""
+def table_of(folder: Path, table: LabelTable) -> LabelTable:
+    """What masks mean: by the classes.json of the folder if there is one, else as trained.
+
+    Raises ConfigError where that names other classes.
+    """
     path = folder / "classes.json"
     if not path.is_file():
         return table

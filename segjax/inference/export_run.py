@@ -10,6 +10,7 @@ from typing import Any
 
 from segjax.data.fitting import Shape
 from segjax.errors import ConfigError
+from segjax.evaluation import scored
 from segjax.inference import exporters, verification
 from segjax.inference.verification import DTYPE
 from segjax.runtime.files import expand, remove
@@ -47,14 +48,16 @@ def export_run(
             f"--output {output} with --format {format}: ONNX files end in .onnx, and no others do"
         )
     folder, output = (Path(expand(str(path))) for path in (folder, output))
-    if downloaded.is_one(folder):
-        _require_possible(refine, verify, data_root)
-        trained = scored = downloaded.restore(folder, DTYPE)
+    if downloaded.holds_weights(folder):
+        downloaded.require_alone(folder, checkpoint, refine)
+        trained = as_scored = _restored(folder, verify, data_root)
     else:
         folder = runs.with_refiner(folder, refine)
         trained = runs.restore(folder, checkpoint, dtype=DTYPE)
-        scored = runs.restore(folder, checkpoint)
+        as_scored = runs.restore(folder, checkpoint)
     result = _size_of(trained, folder, format, size)
+    if not trained.segmenter:
+        trained.config.data.update(result)
     writers = {
         "stablehlo": exporters.to_stablehlo,
         "onnx": partial(exporters.to_onnx, **result),
@@ -69,7 +72,7 @@ def export_run(
     try:
         writers[format](trained, unfinished)
         if verify:
-            result |= verification.compare(scored, trained, unfinished, data_root)
+            result |= verification.compare(as_scored, trained, unfinished, data_root)
             verification.require_equal(result, output)
         os.replace(unfinished, output)
     finally:
@@ -77,29 +80,38 @@ def export_run(
     return result
 
 
-def _require_possible(refine: str | Path | None, verify: bool, data_root: str | None) -> None:
-    """Raises ConfigError for what weights of another library have not."""
-    if refine:
-        raise ConfigError("--refine is for --workdir; weights of another library have no refiner")
+def _restored(path: Path, verify: bool, data_root: str | None) -> Trained:
+    """Downloaded weights, with the label table of the data that they are to be verified on."""
     if verify and not data_root:
         raise ConfigError(
             "--verify compares on validation images, and weights of another library have none; "
             "give --data_root, a folder of images and masks of the same classes"
         )
+    trained = downloaded.restore(path, DTYPE, data_root)
+    if data_root:
+        table = scored.table_of(Path(expand(data_root)), trained.table)
+        trained.config.data.classes = table.to_json()
+    return trained
 
 
 def _size_of(
     trained: Trained, folder: Path, format: str, size: Sequence[int] | None
 ) -> dict[str, Shape]:
-    """`size`, where a file has one that the run does not: the ONNX file of a refiner."""
-    if not (trained.segmenter and format == "onnx"):
+    """`size`, where an ONNX file has one that what it is made of has not."""
+    is_free = downloaded.holds_weights(folder) and trained.config.data.fit == "pad"
+    if format != "onnx" or not (trained.segmenter or is_free):
         if size:
-            raise ConfigError("--size is for a refiner's ONNX file; all others have theirs")
+            raise ConfigError(
+                "--size is for the ONNX file of a refiner, or of weights that nothing tells the "
+                "size of; all others have theirs"
+            )
         return {}
     if size:
         if len(size) != 2 or min(size) < 1:
             raise ConfigError(f"--size is {','.join(map(str, size))}; give height and width")
         return {"size": tuple(size)}
+    if is_free:
+        return {"size": tuple(trained.config.data.size)}
     try:
         sizes = json.loads((folder / "data.json").read_text(encoding="utf-8"))["sizes"]["val"]
     except (OSError, ValueError, KeyError) as error:

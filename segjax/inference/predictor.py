@@ -47,12 +47,12 @@ def load(
       refine: the work directory of a refiner of the run, see `runs.with_refiner`.
     """
     path = Path(expand(str(path)))
-    is_downloaded = downloaded.is_one(path)
-    if refine and (is_downloaded or path.is_file()):
-        raise ConfigError(f"--refine is for --workdir; {path} is no run, and stays as it is")
-    if is_downloaded:
+    if downloaded.holds_weights(path):
+        downloaded.require_alone(path, checkpoint, refine)
         network = networks.of(downloaded.restore(path))
     elif path.is_file():
+        if refine:
+            raise ConfigError(f"--refine is for --workdir; {path} is a file, and stays as it is")
         network, _ = networks.read_file(path)
     else:
         network = networks.of(runs.restore(runs.with_refiner(path, refine), checkpoint))

@@ -17,24 +17,27 @@ from segjax.weights import downloaded
 MIN_SHARE = 0.95  # of a video's frames; containers with sound count a few too many
 
 
-def choose(workdir: str | None, model: str | None, pretrained: str | None = None) -> str:
-    """The one of --workdir, --model and --pretrained that is given; ConfigError for others."""
-    places = {"workdir": workdir, "model": model, "pretrained": pretrained}
+PLACES = {
+    "workdir": "the folder of a run",
+    "model": "an exported file",
+    "pretrained": "weights of another library",
+}
+
+
+def choose(**places: str | None) -> str:
+    """The one of these flags of PLACES that is given; ConfigError for none and for several."""
     given = {flag: path for flag, path in places.items() if path}
     if not given:
-        raise ConfigError(
-            "give --workdir, the folder of a run, --model, an exported file, or --pretrained, "
-            "weights of another library"
-        )
+        raise ConfigError(f"give {', or '.join(f'--{flag}, {PLACES[flag]}' for flag in places)}")
     if len(given) > 1:
         raise ConfigError(f"--{' and --'.join(given)} are given together; leave all but one out")
-    if model and not Path(model).is_file():
-        raise DataError(f"--model {model}: no such file")
-    if workdir and not Path(workdir).is_dir():
-        raise DataError(f"--workdir {workdir}: no such folder; train first")
-    if pretrained:
-        downloaded.require(Path(pretrained))
-    (path,) = given.values()
+    ((flag, path),) = given.items()
+    if flag == "model" and not Path(path).is_file():
+        raise DataError(f"--model {path}: no such file")
+    if flag == "workdir" and not Path(path).is_dir():
+        raise DataError(f"--workdir {path}: no such folder; train first")
+    if flag == "pretrained":
+        downloaded.require(Path(path))
     return path
 
 
@@ -58,7 +61,8 @@ def segment(
     """Segments images, a video or a camera; returns and writes OUTPUT/summary.json.
 
     For the arguments see the flags of segjax.predict; `model` is a work directory, a file that
-    segjax.export wrote, or what `predictor.load` returned. (Long, for it has many arguments.)
+    segjax.export wrote, weights of another library, or what `predictor.load` returned. (Long, for
+    it has many arguments.)
 
     Raises ConfigError for arguments that do not go together, DataError where there is no input.
     """

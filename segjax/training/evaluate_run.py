@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from segjax.data.label_table import BINARY_HINT
 from segjax.data.pipeline import EvalSplit
-from segjax.errors import ConfigError
+from segjax.errors import ConfigError, DataError
 from segjax.evaluation import scored
 from segjax.evaluation import tta as test_time
 from segjax.evaluation.evaluator import Evaluation, evaluate, write_report
 from segjax.evaluation.scored import SPLITS, Scored
 from segjax.run import workdir
+from segjax.run.state import fingerprint
 from segjax.runtime.devices import Parallel
 from segjax.runtime.files import expand
 from segjax.training import build, second_stage
@@ -48,18 +50,14 @@ def evaluate_run(
     For the others see the flags of segjax.evaluate. A report's name says what is not as it was in
     training: val_input_tta_flip. (Long, for it has many arguments.)
     """
-    run = _open(Path(expand(str(folder))), checkpoint, refine)
-    config, table, folder = run.trained.config, run.trained.table, run.folder
     data_root, images, masks, output = (
         place and expand(str(place)) for place in (data_root, images, masks, output)
     )
+    place = data_root or (masks and Path(masks).absolute().parent)
+    run = _open(Path(expand(str(folder))), checkpoint, refine, place, output)
+    config, table, folder = run.trained.config, run.trained.table, run.folder
     if split not in scored.SPLITS:
         raise ConfigError(f"split is {split!r}; choose one of {scored.SPLITS}")
-    if folder is None and not (output and (data_root or images)):
-        raise ConfigError(
-            "weights of another library have no data and no place of their own; give --data_root, "
-            "or --images and --masks, and --output, a .json file"
-        )
     changes = [] if checkpoint == "best" else [checkpoint]
     changes += _set_resolution(config, resolution)
     if tta:
@@ -68,6 +66,8 @@ def evaluate_run(
     _check_place(folder, name, output)
     devices = Parallel(config.parallel)
     data = scored.find(folder, config.data, table, split, data_root, images, masks)
+    if folder is None:
+        _require_foreground(data)
     for warning in data.report.warnings:
         log.warning("%s", warning)
     config.data = data.config
@@ -84,29 +84,52 @@ def evaluate_run(
     result = _evaluate(compiled, config, devices, examples, run.trained.variables)
     log.info("Pictures and scores: %s", path)
     resolution = build.resolution_name(config)
+    result.data.update(run.about)
     return write_report(path, result, table, run.trained.step, resolution, tta, devices.is_first)
 
 
 class _Run(NamedTuple):
     """What is scored; folder: its work directory, None if it is another library's.
 
-    counts: pixels [C] of its training split, which class weights of the loss are made of.
+    counts: pixels [C] of its training split, which class weights of the loss are made of; about:
+    what a report says of weights that are no run's.
     """
 
     trained: Trained
     counts: np.ndarray
     folder: Path | None
+    about: dict[str, Any]
 
 
-def _open(path: Path, checkpoint: str, refine: str | Path | None) -> _Run:
-    if downloaded.is_one(path):
-        if refine:
-            raise ConfigError(f"--refine is for --workdir; {path} is no run")
-        trained = downloaded.restore(path)
-        return _Run(trained, np.ones(len(trained.table.names), int), None)
-    folder = runs.with_refiner(path, refine)
-    counts = workdir.load(folder)[2]
-    return _Run(runs.restore(folder, checkpoint), counts, folder)
+def _open(
+    path: Path,
+    checkpoint: str,
+    refine: str | Path | None,
+    place: str | Path | None,
+    output: str | Path | None,
+) -> _Run:
+    """place, output: where the data are and the report goes, which weights have none of."""
+    if not downloaded.holds_weights(path):
+        folder = runs.with_refiner(path, refine)
+        counts = workdir.load(folder)[2]
+        return _Run(runs.restore(folder, checkpoint), counts, folder, {})
+    downloaded.require_alone(path, checkpoint, refine)
+    if not (place and output):
+        raise ConfigError(
+            "weights of another library have no data and no place of their own; give --data_root, "
+            "or --images and --masks, and --output, a .json file"
+        )
+    trained = downloaded.restore(path, root=place)
+    about = {"weights": str(path), "parameters": fingerprint(trained.variables["params"])}
+    return _Run(trained, np.ones(len(trained.table.names), int), None, about)
+
+
+def _require_foreground(data: Scored) -> None:
+    """Raises DataError where masks of 0 and 255 may have been read by a table of 0 and 1."""
+    counts = data.report.pixel_counts[data.split]
+    if len(counts) == 2 and counts[1] == 0 and data.report.void_counts[data.split]:
+        name = data.report.table.names[1]
+        raise DataError(f"no pixel of {name!r}, but void; {BINARY_HINT}, in a classes.json")
 
 
 def _set_resolution(config: ConfigDict, resolution: str | None) -> list[str]:

@@ -61,6 +61,11 @@ class Trainer:
                 f"{data.num_images['train']} training images; lower it"
             )
         self.total_steps = config.num_epochs * self.steps_per_epoch
+        if config.optim.warmup_steps >= self.total_steps:
+            raise ConfigError(
+                f"config.optim.warmup_steps is {config.optim.warmup_steps}, and the run has "
+                f"{self.total_steps} steps; set fewer, or 0 for config.optim.warmup_fraction"
+            )
         classes = len(self.table.names)
         self.compiled = build.compile_steps(
             config, self.devices, classes, counts, self.total_steps, segmenter=self.segmenter

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from segjax import defaults, models
 from segjax.data.label_table import LabelTable
 from segjax.errors import ConfigError, DataError
+from segjax.runtime.files import read_text
 from segjax.weights import pretrained, settings, tensor_files
 from segjax.weights.mapping import HEAD, Source
 from segjax.weights.runs import Trained
@@ -30,32 +31,43 @@ log = logging.getLogger(__name__)
 # one size, has this.
 DATA = {"fit": "pad", "size": (512, 512)}
 BIAS = f"{HEAD}bias"
+RUN = "pixel_counts.json"  # in every work directory
 MAX_CLASSES = 255
 
 
-def is_one(path: Path) -> bool:
+def holds_weights(path: Path) -> bool:
     """Whether it is a folder with weights and no run, or a file of weights by its name."""
     if path.is_dir():
-        return not (path / "checkpoints").is_dir() and tensor_files.located(path) != path
+        return not (path / RUN).is_file() and tensor_files.located(path) != path
     return path.suffix.lower() in SUFFIXES
 
 
 def require(path: Path) -> None:
-    """Raises DataError where `is_one` is false."""
+    """Raises DataError where there are no weights."""
     if not path.exists():
         raise DataError(f"--pretrained {path}: no such file or folder")
-    if not is_one(path):
+    if not holds_weights(path):
         raise DataError(
             f"--pretrained {path}: no weights; give a folder with {' or '.join(IN_FOLDERS)}, or a "
             f"file that ends in {', '.join(SUFFIXES)}"
         )
 
 
-def restore(path: Path, dtype: str = "float32") -> Trained:
+def require_alone(path: Path, checkpoint: str, refine: str | Path | None) -> None:
+    """Raises ConfigError for what a run has and weights have not."""
+    if refine or checkpoint != "best":
+        flag = "refine" if refine else "checkpoint"
+        raise ConfigError(f"--{flag} is for --workdir; {path} holds weights of another library")
+
+
+def restore(path: Path, dtype: str = "float32", root: str | Path | None = None) -> Trained:
     """The network and its classes, in the form of a run at step 0.
 
     A network with one output, the logit of a foreground, becomes one of two classes with the same
     probabilities.
+
+    Args:
+      root: a folder whose classes.json names the classes where nothing beside the weights does.
 
     Raises:
       DataError: where the file cannot be read, or is not complete.
@@ -65,23 +77,36 @@ def restore(path: Path, dtype: str = "float32") -> Trained:
     source = pretrained.recognise(path, tensors)
     classes = _num_outputs(path, source, tensors)
     own = tensor_files.read_header(path)
-    found = settings.NONE if own else settings.read(path, source.library)
+    if own and "model" not in own:
+        raise ConfigError(f"{path} is of an earlier version; export it again from its run")
+    found = settings.NONE if own else settings.read(path, source.library, classes)
     config = _config(source, tensors, found, own)
     config.model.dtype = dtype
-    if found.names and len(found.names) != classes:
+    table = _table(found, classes) if found.names else _own_table(path, root, own)
+    table = table or _table(found, classes)
+    if len(table.names) != max(classes, 2):
         raise DataError(
-            f"{path} has {classes} classes, and the config.json beside it names {len(found.names)};"
-            " download or save both again"
+            f"{path} has {classes} classes, and its classes.json names {len(table.names)}"
         )
-    table = LabelTable.from_json(json.dumps(own["table"])) if own else _table(found, classes)
     config.data.classes = table.to_json()
-    like = _zeros(models.build(config.model, classes))
-    variables = pretrained.load(path, like)
+    variables = pretrained.load(path, _zeros(models.build(config.model, classes)), tensors=tensors)
     if classes == 1:
         variables["params"]["head"] = _with_background(variables["params"]["head"])
     model = models.build(config.model, len(table.names))
-    log.info("Images are %s; classes: %s", _fit_in_words(config), ", ".join(table.names))
+    _log(config, table)
     return Trained(model, variables, config, table, step=0)
+
+
+def _own_table(path: Path, root: str | Path | None, own: dict[str, Any]) -> LabelTable | None:
+    """Of the header, or of a classes.json beside the weights or the data, if there is one."""
+    if own:
+        return LabelTable.from_json(json.dumps(own["table"]))
+    folder = path if path.is_dir() else path.parent
+    for place in (folder, root):
+        if place and (Path(place) / "classes.json").is_file():
+            file = Path(place) / "classes.json"
+            return LabelTable.from_json(read_text(file), str(file))
+    return None
 
 
 def _num_outputs(path: Path, source: Source, tensors: Tensors) -> int:
@@ -103,11 +128,17 @@ def _config(source: Source, tensors: Tensors, found: Settings, own: dict[str, An
         source.needed(tensors) | source.conventions | found.model
     )
     config.data.update({**DATA, **found.data})
-    data = {key: own[key] for key in ("size", "fit", "value_range") if key in own}
-    model = flatten_dict(own.get("model", {}), sep=".")
-    for section, fields in ((config.model, model), (config.data, data)):
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        section.update_from_flattened_dict(fields)
+    config.lock()  # what a later version has written is refused
+    fields = {
+        f"model.{key}": value for key, value in flatten_dict(own.get("model", {}), sep=".").items()
+    }
+    fields |= {f"data.{key}": own[key] for key in ("size", "fit", "value_range") if own}
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    try:
+        config.update_from_flattened_dict(fields)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(f"the weights are of another version of segjax: {error}") from error
+    config.unlock()
     return config
 
 
@@ -121,6 +152,9 @@ def _table(found: Settings, classes: int) -> LabelTable:
     if found.reduces_labels:
         content |= {"values": [i + 1 for i in range(len(names))], "void": [0]}
         content["void"] += [255] if len(names) < 255 else []
+    if found.ignored is not None:
+        values = [[] if i == found.ignored else [i] for i in range(len(names))]
+        content |= {"values": values, "void": [found.ignored, 255]}
     return LabelTable.from_json(json.dumps(content))
 
 
@@ -136,6 +170,10 @@ def _with_background(head: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return {name: jnp.concatenate([jnp.zeros_like(x), x], axis=-1) for name, x in head.items()}
 
 
-def _fit_in_words(config: ConfigDict) -> str:
+def _log(config: ConfigDict, table: LabelTable) -> None:
     size = "{}×{}".format(*config.data.size)
-    return f"stretched to {size}" if config.data.fit == "resize" else "taken at their own size"
+    fit = f"stretched to {size}" if config.data.fit == "resize" else "taken at their own size"
+    values = [", ".join(f"{x:g}" for x in config.model[name]) for name in ("mean", "std")]
+    log.info(
+        "Images are %s, less (%s), over (%s); classes: %s", fit, *values, ", ".join(table.names)
+    )

@@ -1,4 +1,4 @@
-"""Weights of torchvision, timm, Keras or segmentation_models.pytorch as the start of a run.
+"""Weights of another library as the start of a run.
 
 Every tensor of the file has a place in the network or is known to have none, and every variable of
 the network is filled or belongs to a part that the file does not have. Whatever else is an error.
@@ -92,18 +92,22 @@ def _networks() -> list[str]:
 
 
 def load(
-    path: Path, like: dict[str, Any], head: str = "keep", channels: str = ""
+    path: Path,
+    like: dict[str, Any],
+    head: str = "keep",
+    channels: str = "",
+    tensors: Tensors | None = None,
 ) -> dict[str, Any]:
     """Params and batch_stats in the structure of `like`, from a file.
 
     What the file does not have (a decoder, a head) stays as it is in `like`. For `head` and
-    `channels` see config.pretrained.
+    `channels` see config.pretrained. tensors: of the file, if it was read before.
 
     Raises:
       DataError: where the file cannot be read, or a tensor of it is unknown or missing.
       ConfigError: where config.model or the number of classes is another than the file's.
     """
-    tensors = tensor_files.read(path)
+    tensors = tensor_files.read(path) if tensors is None else tensors
     source = recognise(path, tensors)
     target = flatten_dict(like, sep="/")
     new_parts = ("decoder", "head")

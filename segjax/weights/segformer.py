@@ -185,7 +185,8 @@ def write_pretrained(
     """
     families = {"encoder": ("mit",), "name": ("segformer",)}
     require_fields(config, "transformers", "transformers", families | _can_be(HUGGING_FACE))
-    names = dict(enumerate(metadata["table"]["classes"]))
+    table = {"values": [], "void": []} | metadata["table"]  # masks of colours have neither
+    names = dict(enumerate(table["classes"]))
     depths, channels = VARIANTS[config.mit.variant]
     network = {
         "architectures": ["SegformerForSemanticSegmentation"],
@@ -210,7 +211,7 @@ def write_pretrained(
         "do_normalize": True,
         "image_mean": [value / 255 for value in config.mean],
         "image_std": [value / 255 for value in config.std],
-        "do_reduce_labels": False,
+        "do_reduce_labels": 0 in table["void"] and table["values"] == [[n + 1] for n in names],
     }
     folder.mkdir()
     write_json(folder / "config.json", network)
