@@ -2,6 +2,7 @@
 
   python experiments/throughput/measure.py --height=96 --width=128 --batch=8
   python experiments/throughput/measure.py --devices=2 --parallel=pmap    # the processor as two
+  python experiments/throughput/measure.py --network=segformer --height=256 --width=256
 
 The whole step is timed: augmentation, forward, backward, update, metrics. Beside it stand two times
 for scale, neither of them a floor. `plain_flops_ms`: the floating-point operations of plain
@@ -42,6 +43,7 @@ flags.DEFINE_integer("height", 96, "Of the images, in pixels.")
 flags.DEFINE_integer("width", 128, "Of the images, in pixels.")
 flags.DEFINE_integer("batch", 8, "Images per step, over all devices.")
 flags.DEFINE_integer("repeats", 10, "Steps that are timed.")
+flags.DEFINE_enum("network", "unet", ["unet", "segformer"], "MobileNetV2's U-Net or SegFormer B0.")
 flags.DEFINE_float("network_width", 1.0, "MobileNetV2's width.")
 flags.DEFINE_list("decoder", ["256", "128", "64", "32", "16"], "Channels of the decoder.")
 flags.DEFINE_string("dtype", "float32", "float32 or bfloat16.")
@@ -102,8 +104,12 @@ def measure() -> dict[str, Any]:
     config = camvid.get_config("cpu")
     config.data.size = (FLAGS.height, FLAGS.width)
     config.batch_size = FLAGS.batch
-    config.model.mobilenet_v2.width, config.model.dtype = FLAGS.network_width, FLAGS.dtype
-    config.model.unet.channels = tuple(map(int, FLAGS.decoder))
+    config.model.dtype = FLAGS.dtype
+    if FLAGS.network == "unet":
+        config.model.mobilenet_v2.width = FLAGS.network_width
+        config.model.unet.channels = tuple(map(int, FLAGS.decoder))
+    else:
+        config.model.encoder, config.model.name = "mit", "segformer"
     config.loss.dice = 0.0  # cross entropy alone, as the peer
     devices = Parallel(FLAGS.parallel)
     compiled = build.compile_steps(config, devices, CLASSES, np.ones(CLASSES), total_steps=10_000)

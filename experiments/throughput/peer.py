@@ -1,11 +1,14 @@
-"""The same measurement of segmentation_models.pytorch's Unet("mobilenet_v2"), with its own Python.
+"""The same measurement of a PyTorch library's network, with its own Python.
 
   python3 -m venv peer
-  peer/bin/pip install torch segmentation-models-pytorch opencv-python-headless
+  peer/bin/pip install torch segmentation-models-pytorch transformers opencv-python-headless
   peer/bin/python experiments/throughput/peer.py --height=96 --width=128 --batch=8
   peer/bin/python experiments/throughput/peer.py --root=CAMVID --workers=1    # a whole epoch
+  peer/bin/python experiments/throughput/peer.py --network=transformers --form=compile
 
-Channels last; on a GPU bfloat16 autocast and torch.compile. Its step has no augmentation and no
+SMP's Unet("mobilenet_v2"), or SegFormer B0 of SMP or transformers, with the dropout and stochastic
+depth of each, and logits of transformers enlarged as its loss does it. Channels last, unless --form
+says otherwise; on a GPU bfloat16 autocast and torch.compile. Its step has no augmentation and no
 metrics, and its images are normalised beforehand. An epoch has all of it but metrics: images kept
 in memory at the network's size, flipped, scaled and cut by OpenCV, in `workers` processes.
 """
@@ -14,16 +17,21 @@ import argparse
 import json
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
-import segmentation_models_pytorch as smp
-import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "interchange"))
+from peer import load_torch
+
+torch = load_torch()
 CLASSES, VOID = 11, 255
+NETWORKS = ("unet", "smp", "transformers")
+FORMS = ("eager", "channels_last", "compile", "compile_channels_last")
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
 
 
@@ -59,6 +67,31 @@ class CamVid(torch.utils.data.Dataset):
         return image.astype(np.float32), label.astype(np.int64)
 
 
+class Enlarged(torch.nn.Module):
+    """A network of transformers, with logits of the image's size."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        logits = self.network(image).logits
+        return torch.nn.functional.interpolate(logits, image.shape[2:], mode="bilinear")
+
+
+def make(network: str) -> torch.nn.Module:
+    """Without weights of anyone's training."""
+    if network == "transformers":
+        from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+        return Enlarged(SegformerForSemanticSegmentation(SegformerConfig(num_labels=CLASSES)))
+    import segmentation_models_pytorch as smp
+
+    if network == "smp":
+        return smp.Segformer("mit_b0", encoder_weights=None, classes=CLASSES)
+    return smp.Unet("mobilenet_v2", encoder_weights=None, classes=CLASSES)
+
+
 def epoch_rate(args: argparse.Namespace, step: Callable) -> float:
     """Images/s of the second epoch."""
     data = CamVid(args.root, args.height, args.width)
@@ -82,17 +115,19 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name, value in (("height", 96), ("width", 128), ("batch", 8), ("repeats", 10)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--network", default="unet", choices=NETWORKS)
+    parser.add_argument("--form", default="channels_last", choices=FORMS)
     parser.add_argument("--root", help="CamVid's folder; measures an epoch of it")
     parser.add_argument("--workers", type=int, default=0)
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     on_gpu = device == "cuda"
-    model = smp.Unet("mobilenet_v2", encoder_weights=None, classes=CLASSES)
-    model = model.to(device, memory_format=torch.channels_last)
-    run = torch.compile(model) if on_gpu else model
+    is_last = args.form.endswith("channels_last")
+    layout = torch.channels_last if is_last else torch.contiguous_format
+    model = make(args.network).to(device, memory_format=layout)
+    run = torch.compile(model) if on_gpu or args.form.startswith("compile") else model
     shape = (args.batch, args.height, args.width)
-    image = torch.randn(args.batch, 3, *shape[1:], device=device)
-    image = image.contiguous(memory_format=torch.channels_last)
+    image = torch.randn(args.batch, 3, *shape[1:], device=device).contiguous(memory_format=layout)
     label = torch.randint(0, CLASSES, shape, device=device)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
 

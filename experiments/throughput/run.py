@@ -3,10 +3,14 @@
   python experiments/throughput/run.py --peer=peer/bin/python
   python experiments/throughput/run.py --name=scaling --devices=1:jit,2:pmap,2:jit,4:pmap,4:jit
   python experiments/throughput/run.py --name=widths --widths=0.35,0.5,1.0,1.4 --sizes=96x128
+  python experiments/throughput/run.py --network=segformer --sizes=128x128,256x256 --batches=8,1 \
+    --name=segformer --peer=peer/bin/python
 
 Every setting is measured --rounds times by each, one process after the other, so that what else the
 machine does meets both; medians of the rounds go to results/NAME.json, with a table and a picture
 beside it. Without --peer only segjax is measured. See measure.py and peer.py for what is timed.
+SegFormer has two peers in four forms each: `peer` is the fastest of the eight, in training and in
+inference for itself.
 """
 
 import itertools
@@ -38,6 +42,17 @@ flags.DEFINE_list("batches", ["8"], "Images per step.")
 flags.DEFINE_list("widths", ["1.0"], "MobileNetV2's; the peer is measured at 1.0 only.")
 flags.DEFINE_list("dtypes", ["float32"], "segjax's; the peer takes bfloat16 on a GPU.")
 flags.DEFINE_list("devices", ["0:auto"], "COUNT:MODE of segjax; a processor as several devices.")
+flags.DEFINE_enum("network", "unet", ["unet", "segformer"], "MobileNetV2's U-Net or SegFormer B0.")
+FORMS = ("eager", "channels_last", "compile", "compile_channels_last")
+# By network, the peers and what peer.py takes for them.
+PEERS: dict[str, dict[str, dict[str, str]]] = {
+    "unet": {"peer": {}},
+    "segformer": {
+        f"{library}, {form}": {"network": library, "form": form}
+        for library in ("transformers", "smp")
+        for form in FORMS
+    },
+}
 RATES = ("train_images_per_s", "infer_images_per_s")
 
 
@@ -63,10 +78,11 @@ def measure_row(setting: dict[str, str]) -> dict[str, Any]:
     count, mode = setting["devices"].split(":")
     work = {"height": height, "width": width, "batch": setting["batch"], "repeats": FLAGS.repeats}
     ours = work | {"network_width": setting["width"], "dtype": setting["dtype"]}
-    ours |= {"devices": count, "parallel": mode}
+    ours |= {"devices": count, "parallel": mode, "network": FLAGS.network}
     commands = {"segjax": [sys.executable, HERE / "measure.py", *as_flags(ours)]}
-    if FLAGS.peer and setting["width"] == "1.0":
-        commands["peer"] = [FLAGS.peer, HERE / "peer.py", *as_flags(work)]
+    peers = PEERS[FLAGS.network] if FLAGS.peer and setting["width"] == "1.0" else {}
+    for name, form in peers.items():
+        commands[name] = [FLAGS.peer, HERE / "peer.py", *as_flags(work | form)]
     rounds = {name: [] for name in commands}
     with TemporaryDirectory() as cache:
         for _ in range(FLAGS.rounds):
@@ -74,7 +90,9 @@ def measure_row(setting: dict[str, str]) -> dict[str, Any]:
                 rounds[name].append(measured([str(part) for part in command], cache))
     row = setting | {name: medians(each) for name, each in rounds.items()}
     row["segjax"]["first_step_s_by_round"] = [r["first_step_s"] for r in rounds["segjax"]]
-    if "peer" in rounds:
+    if len(peers) > 1:
+        row["peer"] = {key: max(row[name][key] for name in peers) for key in RATES}
+    if peers:
         row["ratio"] = {key: row["segjax"][key] / row["peer"][key] for key in RATES}
     return row
 
