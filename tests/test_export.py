@@ -19,6 +19,7 @@ from segjax.data.shapes import table
 from segjax.errors import ConfigError, DataError, ExportError
 from segjax.inference import export_run, exporters, networks, verification
 from segjax.models.layers import blocks
+from segjax.models.layers.attention import Reduction
 from segjax.run import workdir
 from segjax.run.checkpoints import Checkpoints
 from segjax.run.state import TrainState
@@ -328,12 +329,19 @@ def test_a_missing_package_is_told_with_what_installs_it(trained, tmp_path, monk
 @pytest.mark.parametrize("size", [(8, 10), (7, 9)], ids=str)
 @pytest.mark.parametrize(
     "layer",
-    [blocks.PointwiseConv(5), blocks.DepthwiseConv(1), blocks.DepthwiseConv(2)],
-    ids=["pointwise", "depthwise", "depthwise of stride 2"],
+    [
+        blocks.PointwiseConv(5),
+        blocks.DepthwiseConv(1),
+        blocks.DepthwiseConv(2),
+        blocks.DepthwiseConv(use_bias=True),
+        Reduction(3),
+    ],
+    ids=["pointwise", "depthwise", "depthwise of stride 2", "depthwise with bias", "reduction"],
 )
 def test_a_layer_as_a_convolution_is_the_same_function(layer, size):
     image, key = jax.random.normal(jax.random.key(0), (2, *size, 6)), jax.random.key(1)
     params = layer.init(key, image)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # biases start at 0
 
     def as_convolution(params, image):
         with nn.intercept_methods(blocks.as_convolution):

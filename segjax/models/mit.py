@@ -15,8 +15,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from segjax.errors import ConfigError
-from segjax.models.layers.attention import Attention, dense_init
-from segjax.models.layers.blocks import kernel_init
+from segjax.models.layers.attention import Attention
+from segjax.models.layers.blocks import DepthwiseConv, kernel_init
+from segjax.models.layers.dense import Dense
+from segjax.models.layers.gelu import gelu
 from segjax.models.layers.stochastic import drop_path
 
 HEADS = (1, 2, 5, 8)
@@ -51,18 +53,10 @@ class MixFFN(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
         hidden = EXPANSION * channels
-        x = nn.Dense(hidden, kernel_init=dense_init, dtype=self.dtype, name="expand")(x)
-        x = nn.Conv(
-            hidden,
-            (3, 3),
-            padding=1,
-            feature_group_count=hidden,
-            kernel_init=kernel_init,
-            dtype=self.dtype,
-            name="depthwise",
-        )(x)
-        x = nn.gelu(x, approximate=False)
-        return nn.Dense(channels, kernel_init=dense_init, dtype=self.dtype, name="project")(x)
+        x = Dense(hidden, self.dtype, name="expand")(x)
+        x = DepthwiseConv(dtype=self.dtype, use_bias=True, name="depthwise")(x)
+        x = gelu(x)
+        return Dense(channels, self.dtype, name="project")(x)
 
 
 class Block(nn.Module):

@@ -13,12 +13,43 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from segjax.errors import ConfigError
-from segjax.models.layers.attention import dense_init
-from segjax.models.layers.blocks import EPSILON, ConvNormAct
+from segjax.models.layers.blocks import EPSILON, kernel_init
+from segjax.models.layers.dense import Weights, dense_init, matmul
+from segjax.models.layers.norm import NormAct
 from segjax.models.layers.resize import enlarge
 from segjax.models.layers.stochastic import dropout
 
 DROPOUT_LAYER = 2**16  # no other layer has this number
+
+
+class Fusion(nn.Module):
+    """1×1 convolution of dense layers' outputs beside one another, batch norm, ReLU.
+
+    Dense layers, enlargement and convolution are linear, and all channels are enlarged alike: so
+    every feature is multiplied at its own resolution, with the product of its two matrices, and
+    enlarged then. That is a tenth of the multiplications, and no array of all outputs.
+    """
+
+    channels: int
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: list[jax.Array], layers: list[tuple[jax.Array, ...]], train: bool
+    ) -> jax.Array:
+        """features: from fine to coarse; layers: kernel and bias for each; gives [B, h, w, C]."""
+        shape, count = features[0].shape[1:3], len(features)
+        (kernel,) = Weights(
+            (1, 1, count * self.channels, self.channels), kernel_init, name="conv"
+        )()
+        parts = jnp.split(kernel[0, 0], count)[::-1]  # the coarsest is the first
+        out = sum(bias @ part for (_, bias), part in zip(layers, parts, strict=True))
+        out = out[None, None, None].astype(self.dtype)
+        for x, (dense, _), part in zip(features, layers, parts, strict=True):
+            y = matmul(x.astype(self.dtype), (dense @ part).astype(self.dtype))
+            out = out + (y if y.shape[1:3] == shape else enlarge(y, shape))
+        return NormAct(nn.relu, self.axis_name, self.dtype, EPSILON, name="norm")(out, train)
 
 
 class Decoder(nn.Module):
@@ -46,16 +77,12 @@ class Decoder(nn.Module):
     def __call__(
         self, features: list[jax.Array], train: bool, keys: jax.Array | None = None
     ) -> jax.Array:
-        shape = features[0].shape[1:3]
-        mapped = []
-        for i, feature in enumerate(features):
-            x = nn.Dense(
-                self.channels, kernel_init=dense_init, dtype=self.dtype, name=f"linear{i}"
-            )(feature)
-            mapped.append(x if x.shape[1:3] == shape else enlarge(x, shape))
-        x = jnp.concatenate(mapped[::-1], axis=-1)
-        shared = dict(axis_name=self.axis_name, dtype=self.dtype, epsilon=EPSILON)
-        x = ConvNormAct(self.channels, kernel=1, name="fuse", **shared)(x, train)
+        layers = [
+            Weights((x.shape[-1], self.channels), dense_init, use_bias=True, name=f"linear{i}")()
+            for i, x in enumerate(features)
+        ]
+        fusion = Fusion(self.channels, self.axis_name, self.dtype, name="fuse")
+        x = fusion(features, layers, train)
         return x if keys is None else dropout(x, keys, self.dropout, DROPOUT_LAYER)
 
 

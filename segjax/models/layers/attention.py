@@ -6,8 +6,36 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# Of transformers: Touvron et al., "Training data-efficient image transformers", ICML 2021.
-dense_init = nn.initializers.truncated_normal(0.02)
+from segjax.models.layers.convolutions import convolution
+from segjax.models.layers.dense import Dense, dense_init, matmul
+
+
+class Reduction(nn.Module):
+    """Convolution of squares of `size` pixels that do not overlap: [B, H, W, C], as a product."""
+
+    size: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, *pixels, channels = x.shape
+        size = self.size
+        kernel = self.param("kernel", dense_init, (size, size, channels, channels))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        height, width = (n // size for n in pixels)
+        x = x[:, : height * size, : width * size].astype(self.dtype)
+        x = x.reshape(batch, height, size, width, size, channels).swapaxes(2, 3)
+        x = x.reshape(batch, height, width, size * size * channels)
+        kernel = kernel.reshape(-1, channels).astype(self.dtype)
+        return matmul(x, kernel) + bias[None, None, None].astype(self.dtype)
+
+    def plain(self, x: jax.Array) -> jax.Array:
+        """The same as a convolution."""
+        kernel, bias = (self.get_variable("params", name) for name in ("kernel", "bias"))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return convolution(x, kernel, self.size, "VALID") + bias[None, None, None].astype(
+            self.dtype
+        )
 
 
 class Attention(nn.Module):
@@ -29,24 +57,15 @@ class Attention(nn.Module):
         batch, height, width, channels = x.shape
         context = x
         if self.reduction > 1:
-            size = (self.reduction, self.reduction)
-            context = nn.Conv(
-                channels,
-                size,
-                strides=size,
-                padding="VALID",
-                kernel_init=dense_init,
-                dtype=self.dtype,
-                name="reduce",
-            )(context)
+            context = Reduction(self.reduction, self.dtype, name="reduce")(context)
             context = nn.LayerNorm(self.epsilon, dtype=self.dtype, name="reduce_norm")(context)
         query, key, value = (
-            self._split(nn.Dense(channels, kernel_init=dense_init, dtype=self.dtype, name=name)(y))
+            self._split(Dense(channels, self.dtype, name=name)(y))
             for name, y in (("query", x), ("key", context), ("value", context))
         )
         out = jax.nn.dot_product_attention(query, key, value)
         out = out.reshape(batch, height, width, channels)
-        return nn.Dense(channels, kernel_init=dense_init, dtype=self.dtype, name="out")(out)
+        return Dense(channels, self.dtype, name="out")(out)
 
     def _split(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] to [B, H · W, heads, C / heads]."""

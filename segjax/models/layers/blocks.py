@@ -57,18 +57,26 @@ class DepthwiseConv(nn.Module):
     stride: int = 1
     dtype: Any = jnp.float32
     padding: str = "symmetric"
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", kernel_init, (3, 3, 1, x.shape[-1])).astype(self.dtype)
         around = [(0, 0), *zeros_around(self.stride, self.padding), (0, 0)]
-        return depthwise(jnp.pad(x.astype(self.dtype), around), kernel, self.stride)
+        y = depthwise(jnp.pad(x.astype(self.dtype), around), kernel, self.stride)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+            y = y + bias[None, None, None].astype(self.dtype)
+        return y
 
     def plain(self, x: jax.Array) -> jax.Array:
         """The same as a convolution with groups."""
         around = zeros_around(self.stride, self.padding)
         x = x.astype(self.dtype)
-        return convolution(x, _kernel_of(self), self.stride, around, groups=x.shape[-1])
+        y = convolution(x, _kernel_of(self), self.stride, around, groups=x.shape[-1])
+        if self.use_bias:
+            y = y + self.get_variable("params", "bias")[None, None, None].astype(self.dtype)
+        return y
 
 
 class Conv3x3(nn.Module):

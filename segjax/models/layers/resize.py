@@ -14,8 +14,12 @@ def enlarge(x: jax.Array, shape: tuple[int, int], align_corners: bool = False) -
         _weights(n, m, align_corners).astype(x.dtype)
         for n, m in zip(x.shape[1:3], shape, strict=True)
     )
-    x = jnp.einsum("Hh,bhwc->bHwc", rows, x)
-    return jnp.einsum("Ww,bhwc->bhWc", columns, x)
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch * height, width, channels)
+    x = jnp.broadcast_to(columns, (x.shape[0], *columns.shape)) @ x
+    x = x.reshape(batch, height, -1)
+    x = jnp.broadcast_to(rows, (batch, *rows.shape)) @ x
+    return x.reshape(batch, *shape, channels)
 
 
 def _weights(length: int, size: int, align_corners: bool) -> jax.Array:
