@@ -5,6 +5,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from families import SEGFORMER, UNET, use
 from test_configs import fields
 
 from segjax import defaults
@@ -171,8 +172,12 @@ def smallest(config):
     config.data.update(size=(1, 1), num_train=1, num_val=1, num_threads=1, seed=0)
     config.data.update(cache_gb=0.0, device_gb=0.0, val_fraction=0.0, test_fraction=0.0)
     config.eval.update(batch_size=1, num_pictures=0)
-    config.model.unet.channels = (1,) * 5
-    config.model.mobilenet_v2.norm_epsilon = 1e-12
+    if (config.model.encoder, config.model.name) == SEGFORMER:
+        config.model.mit.update(drop_path=0.0, norm_epsilon=1e-12, patch_norm_epsilon=1e-12)
+        config.model.segformer.update(channels=1, dropout=0.0)
+    else:
+        config.model.unet.channels = (1,) * 5
+        config.model.mobilenet_v2.norm_epsilon = 1e-12
     config.augment.update(scale=(0.01, 0.01), brightness=0.0, contrast=0.0, saturation=0.0)
     config.augment.update(hue=0.0, gamma=0.0)
     config.loss.update(cross_entropy=0.0, focal=1.0, focal_gamma=0.0, label_smoothing=0.0)
@@ -190,10 +195,23 @@ def largest(config):
     config.loss.update(label_smoothing=0.99)
     config.optim.update(name="sgd", momentum=0.99, warmup_fraction=0.99, ema_decay=0.99)
     config.gan.update(objective="vanilla", softening=1.0, momentum=0.99)
+    if config.model.encoder == "mit":
+        config.model.mit.drop_path = config.model.segformer.dropout = 0.99
 
 
-@pytest.mark.parametrize("bounds", [smallest, pytest.param(largest, marks=pytest.mark.slow)])
-def test_a_run_at_the_bounds_trains(bounds, tiny_config, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("network", "bounds"),
+    [
+        (UNET, smallest),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((UNET, largest), (SEGFORMER, smallest), (SEGFORMER, largest))
+        ),
+    ],
+    ids=["smallest", "largest", "smallest segformer", "largest segformer"],
+)
+def test_a_run_at_the_bounds_trains(network, bounds, tiny_config, tmp_path, monkeypatch):
+    use(tiny_config, *network)
     bounds(tiny_config)
     alone = jax.devices()[:1]  # four would need a batch of four
     monkeypatch.setattr(jax, "devices", lambda: alone)

@@ -68,7 +68,8 @@ def split_errors(done):
         (["--config=configs/nope.py"], ["No such file", "configs/nope.py"]),
         (["--config=configs/nope.py", "--config.seed=1"], ["No such file", "configs/nope.py"]),
         (["--config=configs/camvid.py:gpu"], ["no variant 'gpu'", ":cpu"]),
-        (["--config=configs/quickstart.py:cpu"], ["quickstart.py:cpu", "has no variants"]),
+        (["--config=configs/quickstart.py:cpu"], ["no variant 'cpu'", ":segformer"]),
+        (["--config=configs/folder.py:cpu"], ["folder.py:cpu", "has no variants"]),
     ],
 )
 def test_a_mistake_on_the_command_line_is_reported_in_one_line_and_at_once(arguments, expected):

@@ -141,7 +141,8 @@ def test_a_configuration_is_found_by_name_or_by_file(tmp_path, monkeypatch):
     for name, message in (
         ("quickstrat", "did you mean quickstart"),
         ("configs/camvdi.py", "did you mean camvid"),
-        ("quickstart:cpu", "has no variants"),
+        ("quickstart:cpu", "no variant 'cpu'"),
+        ("folder:cpu", "has no variants"),
         ("camvid:gpu", "no variant 'gpu'"),
     ):
         with pytest.raises(ConfigError, match=message):

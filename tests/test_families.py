@@ -6,20 +6,20 @@ batch statistics, a largest stride of 8 and dropout.
 
 import json
 
+import families
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+from families import FIELDS, MIXED, SEGFORMER
 from test_export import write_run
 from test_parallel import assert_same_update
 from test_train import assert_equal_trees, interrupt_after
 
-from segjax import defaults, models
+from segjax import models
 from segjax.errors import ConfigError, Interrupted
 from segjax.inference import export_run, predictor
-from segjax.models import mit
 from segjax.models.layers.stochastic import dropout
 from segjax.runtime.devices import Parallel
 from segjax.training import build, loop
@@ -82,26 +82,12 @@ def build_sum(config, strides, axis_name, dtype):
 def rows(monkeypatch):
     monkeypatch.setitem(models.ENCODERS, "toy", build_toy)
     monkeypatch.setitem(models.DECODERS, "sum", build_sum)
-    monkeypatch.setitem(mit.VARIANTS, "tiny", mit.Variant((1, 1, 1, 1), (8, 16, 40, 64)))
-
-
-FIELDS = {
-    "toy": {"width": 4, "rate": 0.25},
-    "mobilenet_v2": {"width": 0.35},
-    "mit": {"variant": "tiny", "drop_path": 0.25},
-    "unet": {"channels": (8,) * 5},
-    "segformer": {"channels": 8},
-    "sum": {"width": 8},
-}
+    monkeypatch.setitem(FIELDS, "toy", {"width": 4, "rate": 0.25})
+    monkeypatch.setitem(FIELDS, "sum", {"width": 8})
 
 
 def use(config, encoder, decoder):
-    """Sets a tiny network; the fields of all others are the defaults."""
-    config.model = defaults.get_config().model
-    for family in (encoder, decoder):
-        with config.unlocked():
-            config.model[family] = ConfigDict({**config.model.get(family, {}), **FIELDS[family]})
-    config.model.update(encoder=encoder, name=decoder)
+    families.use(config, encoder, decoder)
     if (encoder, decoder) == ("toy", "unet"):
         config.model.unet.channels = (8, 8, 8)
 
@@ -125,7 +111,7 @@ def trained(config, folder, parallel, devices, monkeypatch):
 
 @pytest.mark.parametrize(
     "network",
-    [("toy", "unet"), pytest.param(("mit", "segformer"), marks=pytest.mark.slow)],
+    [("toy", "unet"), pytest.param(SEGFORMER, marks=pytest.mark.slow)],
     ids=" under ".join,
 )
 def test_it_learns_alike_on_one_device_a_mesh_and_under_pmap(
@@ -145,7 +131,7 @@ def test_it_learns_alike_on_one_device_a_mesh_and_under_pmap(
         assert_same_update(one.params, four.params, start.params)
 
 
-@pytest.mark.parametrize("network", [("toy", "unet"), ("mit", "segformer")], ids=" under ".join)
+@pytest.mark.parametrize("network", [("toy", "unet"), SEGFORMER], ids=" under ".join)
 def test_dropout_is_a_function_of_the_keys_and_of_training(network, config):
     use(config, *network)
     model = models.build(config.model, 3)
@@ -171,9 +157,8 @@ def test_dropout_is_a_function_of_the_keys_and_of_training(network, config):
     [
         ("toy", "unet"),
         ("toy", "sum"),
-        ("mit", "segformer"),
-        pytest.param(("mit", "unet"), marks=pytest.mark.slow),
-        pytest.param(("mobilenet_v2", "segformer"), marks=pytest.mark.slow),
+        SEGFORMER,
+        *(pytest.param(network, marks=pytest.mark.slow) for network in MIXED),
     ],
     ids=" under ".join,
 )
@@ -207,7 +192,9 @@ def test_weights_that_no_library_takes_are_not_exported(config, tmp_path):
         export_run.export_run(tmp_path / "run", tmp_path / "toy.safetensors", "safetensors")
 
 
-def test_norms_and_biases_of_any_family_are_not_decayed(config):
+@pytest.mark.parametrize("network", [("toy", "unet"), SEGFORMER, *MIXED], ids=" under ".join)
+def test_norms_and_biases_of_any_family_are_not_decayed(network, config):
+    use(config, *network)
     model = models.build(config.model, 3)
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
     for path, decayed in jax.tree.leaves_with_path(model.is_decayed(params)):

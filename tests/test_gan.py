@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from families import SEGFORMER, UNET, use
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_parallel import NUM_CLASSES, assert_close, assert_same_update, batch_with_uneven_void
 from test_train import assert_equal_trees, interrupt_after
@@ -45,13 +46,21 @@ class Network(nn.Module):
         return nn.Conv(self.num_classes, (1, 1), name="head")(x)
 
 
+def with_small_network(build):
+    """`models.build` with `Network` in place of the first family."""
+
+    def build_network(config, num_classes, axis_name=None):
+        if (config.encoder, config.name) == UNET:
+            return Network(num_classes, axis_name)
+        return build(config, num_classes, axis_name)
+
+    return build_network
+
+
 @pytest.fixture(scope="module", autouse=True)
 def small_network():
-    def build_network(config, num_classes, axis_name=None):
-        return Network(num_classes, axis_name)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "build", build_network)
+        patch.setattr(models, "build", with_small_network(models.build))
         yield
 
 
@@ -82,10 +91,19 @@ def moved(before, after):
     ]
 
 
-@pytest.mark.parametrize("is_optimized", [False, True])
+@pytest.mark.parametrize(
+    ("network", "is_optimized"),
+    [
+        (UNET, False),
+        (UNET, True),
+        pytest.param(SEGFORMER, False, marks=pytest.mark.slow),
+    ],
+    ids=["small", "small, optimized", "segformer"],
+)
 def test_with_a_weight_of_zero_the_segmenter_learns_as_without_a_discriminator(
-    is_optimized, tiny_config, request
+    network, is_optimized, tiny_config, request
 ):
+    use(tiny_config, *network)
     if is_optimized:
         request.getfixturevalue("optimized")
     devices = Parallel("jit", jax.devices()[:1])
@@ -384,15 +402,17 @@ def test_mesh_and_pmap_of_four_devices_equal_one_device(norm, changes, tiny_conf
 
 
 @pytest.fixture(scope="module")
-def runs(shared_tiny_config, tmp_path_factory):
+def runs(request, shared_tiny_config, tmp_path_factory):
     """Configuration, folder, last state and report of a run with a second stage and of one without.
 
     Of two epochs, of four steps each; the discriminator comes in for the second.
     """
     finished = {}
+    chosen = shared_tiny_config.copy_and_resolve_references()
+    use(chosen, *getattr(request, "param", UNET))
     for name, objective in (("plain", "none"), ("gan", "hinge")):
         config = with_discriminator(
-            shared_tiny_config, objective=objective, start_epoch=1, feature_matching=1.0, r1=1.0
+            chosen, objective=objective, start_epoch=1, feature_matching=1.0, r1=1.0
         )
         folder = tmp_path_factory.mktemp(name)
         finished[name] = (config, folder, *loop.train_and_evaluate(config, folder))
@@ -417,6 +437,15 @@ def test_a_run_with_a_discriminator_shows_it_and_is_evaluated_without_it(runs):
     assert json.dumps(evaluate_run(folder)) == json.dumps(report)
 
 
+SLOW_SEGFORMER = pytest.mark.parametrize(
+    "runs",
+    [UNET, pytest.param(SEGFORMER, marks=pytest.mark.slow)],
+    indirect=True,
+    ids=["small", "segformer"],
+)
+
+
+@SLOW_SEGFORMER
 def test_before_its_start_a_discriminator_changes_nothing(runs):
     (_, plain_folder, plain, _), (_, folder, state, _) = runs["plain"], runs["gan"]
     without, with_it = history(plain_folder, plain), history(folder, state)
@@ -427,6 +456,7 @@ def test_before_its_start_a_discriminator_changes_nothing(runs):
     np.testing.assert_allclose(with_it[1]["train_gan/weight"], 0.02 * 0.625, rtol=1e-6)
 
 
+@SLOW_SEGFORMER
 def test_a_run_interrupted_in_the_second_stage_ends_as_if_it_had_not_been(
     runs, tmp_path, monkeypatch
 ):

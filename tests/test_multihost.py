@@ -21,12 +21,15 @@ from segjax.runtime.devices import Parallel
 from segjax.training.loop import Trainer
 
 ROOT = Path(__file__).parents[1]
+CONFIGS = {
+    "quickstart": {"model.unet.channels": "(8,8,8,8,8)"},
+    "quickstart:segformer": {"model.segformer.channels": 8},
+}
 FIELDS = {
     "data.size": "(64,64)",  # see test_parallel on smaller ones
     "data.num_train": 64,
     "data.num_val": 6,
     "data.allow_missing_classes": True,
-    "model.unet.channels": "(8,8,8,8,8)",
     "batch_size": 8,
     "num_epochs": 2,
     "log_every": 1,
@@ -36,15 +39,16 @@ FIELDS = {
 }
 
 
-def start(folder, mode, num_processes, process, devices=None):
+def start(folder, mode, num_processes, process, devices=None, config="quickstart"):
     environment = os.environ | {
         "JAX_NUM_CPU_DEVICES": str(devices or 4 // num_processes),
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
-    command = [sys.executable, "-u", "-m", "segjax.main", "--config", "configs/quickstart.py"]
+    command = [sys.executable, "-u", "-m", "segjax.main", f"--config={config}"]
     command += [f"--workdir={folder}", f"--config.parallel={mode}"]
-    command += [f"--config.{field}={value}" for field, value in FIELDS.items()]
+    fields = FIELDS | CONFIGS[config]
+    command += [f"--config.{field}={value}" for field, value in fields.items()]
     if num_processes > 1:
         command += ["--multihost", f"--coordinator=localhost:{start.port}"]
         command += [f"--num_processes={num_processes}", f"--process_id={process}"]
@@ -52,8 +56,8 @@ def start(folder, mode, num_processes, process, devices=None):
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
 
 
-def run(folder, mode, num_processes):
-    processes = [start(folder, mode, num_processes, i) for i in range(num_processes)]
+def run(folder, mode, num_processes, config="quickstart"):
+    processes = [start(folder, mode, num_processes, i, None, config) for i in range(num_processes)]
     codes = [process.wait(timeout=300) for process in processes]
     assert not any(codes), Path(f"{folder}_0.log").read_text()[-3000:]
 
@@ -84,12 +88,13 @@ def assert_same_training(folder, expected):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_a_killed_one_stops_the_other(tmp_path):
+@pytest.mark.parametrize("config", CONFIGS)
+def test_two_processes_train_as_one_and_a_killed_one_stops_the_other(config, tmp_path):
     start.port = free_port()
-    run(tmp_path / "one", "jit", 1)
+    run(tmp_path / "one", "jit", 1, config)
     # Killed in the second epoch of pmap, and resumed under jit.
     folder = tmp_path / "killed"
-    processes = [start(folder, "pmap", 2, i) for i in range(2)]
+    processes = [start(folder, "pmap", 2, i, None, config) for i in range(2)]
     log = Path(f"{folder}_0.log")
     while "step 9/16" not in log.read_text():
         assert processes[0].poll() is None, log.read_text()[-3000:]
@@ -99,7 +104,7 @@ def test_two_processes_train_as_one_and_a_killed_one_stops_the_other(tmp_path):
     assert processes[0].wait(timeout=120) != 0
     # Told by segjax, or by JAX where no collective was under way.
     assert any(f"another {what} died" in log.read_text() for what in ("process", "task"))
-    run(folder, "jit", 2)
+    run(folder, "jit", 2, config)
     assert_same_training(folder, tmp_path / "one")
     (saved,) = re.findall(r"saving step 8, parameters (\w+)", log.read_text())
     assert f"at step 8 of 16, parameters {saved}" in log.read_text()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from families import SEGFORMER, UNET, use
 
 from segjax import models
 from segjax.errors import ConfigError
@@ -94,7 +95,11 @@ def assert_same_update(a, b, start):
         assert difference < 1e-2, (jax.tree_util.keystr(path), difference)
 
 
-def test_mesh_and_pmap_of_four_devices_equal_one_device(sgd_config, optimized):
+@pytest.mark.parametrize(
+    "network", [UNET, pytest.param(SEGFORMER, marks=pytest.mark.slow)], ids=" under ".join
+)
+def test_mesh_and_pmap_of_four_devices_equal_one_device(network, sgd_config, optimized):
+    use(sgd_config, *network)
     compiled = build.compile_steps(
         sgd_config, Parallel("jit"), NUM_CLASSES, np.ones(3), total_steps=10
     )
@@ -116,8 +121,17 @@ def test_mesh_and_pmap_of_four_devices_equal_one_device(sgd_config, optimized):
         assert (prediction == got_prediction).mean() > 0.999
 
 
-def test_a_mesh_gathers_no_activations(sgd_config):
-    sgd_config.model.unet.channels = (64, 64, 64, 32, 32)  # wide enough for every form
+@pytest.mark.parametrize(
+    ("network", "field", "channels"),
+    [
+        (UNET, "unet", (64, 64, 64, 32, 32)),
+        pytest.param(SEGFORMER, "segformer", 64, marks=pytest.mark.slow),
+    ],
+    ids=["unet", "segformer"],
+)
+def test_a_mesh_gathers_no_activations(network, field, channels, sgd_config):
+    use(sgd_config, *network)
+    sgd_config.model[field].channels = channels  # wide enough for every form
     devices = Parallel("jit", jax.devices()[:4])
     compiled = build.compile_steps(sgd_config, devices, NUM_CLASSES, np.ones(3), total_steps=10)
     start = devices.replicate(state.create(compiled.model, compiled.optimizer, 0))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import SEGFORMER, UNET, use
 from PIL import Image
 from test_train import write_folder
 
@@ -95,12 +96,17 @@ def test_label_and_probabilities_come_from_one_pass():
         calls.clear()
 
 
-@pytest.fixture(scope="module")
-def trained(shared_tiny_config, tmp_path_factory):
+@pytest.fixture(
+    scope="module",
+    params=[UNET, pytest.param(SEGFORMER, marks=pytest.mark.slow)],
+    ids=" under ".join,
+)
+def trained(request, shared_tiny_config, tmp_path_factory):
     """A run on images of three sizes, and its data's folder."""
     root = tmp_path_factory.mktemp("predictor")
     write_folder(root / "data", [(32, 32), (20, 30), (24, 48), (33, 17)])
     config = shared_tiny_config.copy_and_resolve_references()
+    use(config, *request.param)
     config.data.update(source="folder", root=str(root / "data"), fit="resize")
     config.num_epochs = 1
     loop.train_and_evaluate(config, root / "run")

@@ -2,6 +2,7 @@
 
 import shutil
 import zipfile
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import SEGFORMER, UNET, use
 from PIL import Image
 from test_export import STEP, drawn, write_run
 from test_scored import TABLE, write_images
@@ -62,18 +64,31 @@ def write_refiner(folder, segmenter, config):
 
 
 @pytest.fixture(scope="module")
-def made(shared_tiny_config, tmp_path_factory):
-    """data: a folder of images of 24×30; segmenter, refiner: runs; config: the former's."""
-    root = tmp_path_factory.mktemp("refine")
-    write_images(root / "data" / "train", range(4))
-    write_images(root / "data" / "val", range(4, 7))
-    (root / "data" / "classes.json").write_text(TABLE.to_json())
-    config = shared_tiny_config.copy_and_resolve_references()
-    config.data.update(source="folder", root=str(root / "data"), size=(16, 16))
-    write_run(root / "segmenter", config, TABLE)
-    write_refiner(root / "refiner", root / "segmenter", config)
-    places = {name: root / name for name in ("data", "segmenter", "refiner")}
-    return SimpleNamespace(**places, config=config)
+def make(shared_tiny_config, tmp_path_factory):
+    """Of a network: data: a folder of images of 24×30; segmenter, refiner: runs; config: the
+    former's.
+    """
+
+    @cache
+    def make(*network):
+        root = tmp_path_factory.mktemp("refine")
+        write_images(root / "data" / "train", range(4))
+        write_images(root / "data" / "val", range(4, 7))
+        (root / "data" / "classes.json").write_text(TABLE.to_json())
+        config = shared_tiny_config.copy_and_resolve_references()
+        use(config, *network)
+        config.data.update(source="folder", root=str(root / "data"), size=(16, 16))
+        write_run(root / "segmenter", config, TABLE)
+        write_refiner(root / "refiner", root / "segmenter", config)
+        places = {name: root / name for name in ("data", "segmenter", "refiner")}
+        return SimpleNamespace(**places, config=config)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def made(make):
+    return make(*UNET)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +108,9 @@ def test_a_refiner_of_a_run_is_the_refiner_itself(made, refined, coarse):
     assert (both.label(image) != coarse.label(image)).mean() > 0.05
 
 
-def test_evaluation_scores_both_stages(made):
+@pytest.mark.parametrize("network", [UNET, SEGFORMER], ids=" under ".join)
+def test_evaluation_scores_both_stages(network, make):
+    made = make(*network)
     report = evaluate_run(made.segmenter, refine=made.refiner)
     assert (made.refiner / "report" / "val.json").is_file()
     assert not (made.segmenter / "report").exists()
@@ -371,7 +388,11 @@ def test_stablehlo_takes_images_of_any_size_as_they_are(stablehlo, made):
     assert len(np.unique(outputs["label"])) == CLASSES
 
 
-def test_verification_of_a_program_of_two_stages(made, monkeypatch):
+@pytest.mark.parametrize(
+    "network", [UNET, pytest.param(SEGFORMER, marks=pytest.mark.slow)], ids=" under ".join
+)
+def test_verification_of_a_program_of_two_stages(network, make, monkeypatch):
+    made = make(*network)
     path = made.refiner.parent / "verified.zip"
     result = export_run.export_run(made.refiner, path, verify=True)
     assert result["images"] == 3 and result["different"] < 1e-3 and "converted" not in result
@@ -381,9 +402,14 @@ def test_verification_of_a_program_of_two_stages(made, monkeypatch):
     assert result["converted"]["different"] < 1e-3
 
 
-def test_onnx_has_one_size_and_any_batch(made, refined):
+@pytest.mark.parametrize(
+    "network", [UNET, pytest.param(SEGFORMER, marks=pytest.mark.slow)], ids=" under ".join
+)
+def test_onnx_has_one_size_and_any_batch(network, make):
     ort = pytest.importorskip("onnxruntime")
     pytest.importorskip("jax2onnx")
+    made = make(*network)
+    refined = predictor.load(made.refiner)
     path = made.refiner.parent / "refined.onnx"
     with pytest.raises(ConfigError, match=r"--size is missing: an ONNX file has one, .*data\.json"):
         export_run.export_run(made.refiner, path, "onnx")

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from families import SEGFORMER, use
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_reliability import state_of
 from test_train import assert_equal_trees
@@ -44,6 +45,7 @@ from segjax import models
 from segjax.training import loop
 models.build = test_run.build
 config = conftest._tiny_config()
+test_run.use(config, *{network!r})
 config.checkpoint_minutes = 1e-9
 count, step = iter(range(1, 100)), loop.Progress.step
 def wait(self, compiled):
@@ -67,8 +69,13 @@ class Plain(nn.Module):
         return nn.Conv(self.num_classes, (1, 1), name="head")(x)
 
 
+PLAIN, BUILD = ("mobilenet_v2", "unet"), models.build
+
+
 def build(config, num_classes, axis_name=None):
-    return Plain(num_classes)
+    """`Plain` in place of the first family."""
+    is_plain = (config.encoder, config.name) == PLAIN
+    return Plain(num_classes) if is_plain else BUILD(config, num_classes, axis_name)
 
 
 @pytest.fixture(autouse=True)
@@ -83,30 +90,40 @@ def history(folder, like):
 
 def as_if_pretrained(config, folder):
     config = config.copy_and_resolve_references()
-    config.model.mobilenet_v2.norm_epsilon = 0.00123
+    if config.model.encoder == "mobilenet_v2":  # which `Plain` does not have
+        config.model.mobilenet_v2.norm_epsilon = 0.00123
     return config
 
 
+@pytest.mark.parametrize(
+    "network",
+    [PLAIN, pytest.param(SEGFORMER, marks=pytest.mark.slow)],
+    ids=["plain", "segformer"],
+)
 def test_a_killed_run_kept_others_out_and_goes_on_from_between_its_evaluations(
-    tiny_config, tmp_path, monkeypatch, caplog
+    network, tiny_config, tmp_path, monkeypatch, caplog
 ):
+    use(tiny_config, *network)
     caplog.set_level(logging.INFO, "segjax")
     with monkeypatch.context() as patch:
         patch.setattr(pretrained, "with_conventions", as_if_pretrained)
         whole, _ = loop.train_and_evaluate(tiny_config, tmp_path / "whole")
-    assert whole.batch_stats == {}
+    assert (whole.batch_stats == {}) == (network == PLAIN)
     lines = [record.message.partition("  ")[0] for record in caplog.records]
     order = ["Compiling the training step", "step 1/8", "step 4/8", "Compiling the evaluation"]
     at = [next(i for i, line in enumerate(lines) if line.startswith(text)) for text in order]
     assert at == sorted(at) and sum(line.startswith("Compiling") for line in lines) == 2
     events = EventAccumulator(str(tmp_path / "whole" / "tensorboard")).Reload()
     (text,) = events.Tensors("config/text_summary")
-    assert b"norm_epsilon: 0.00123" in text.tensor_proto.string_val[0]
+    is_recorded = b"norm_epsilon: 0.00123" in text.tensor_proto.string_val[0]
+    assert is_recorded == (network == PLAIN)
     assert [point.step for point in events.Scalars("train/loss")] == [1, 4, 8]
     assert [point.step for point in events.Scalars("train/images_per_s")] == [4, 8]
 
     folder = tmp_path / "killed"
-    script = HELD.format(tests=str(TESTS), root=str(TESTS.parent), folder=str(folder))
+    script = HELD.format(
+        tests=str(TESTS), root=str(TESTS.parent), folder=str(folder), network=network
+    )
     environment = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
     with subprocess.Popen([sys.executable, "-c", script], env=os.environ | environment) as holder:
         while not (folder / "checkpoints" / "5").is_dir():
@@ -126,9 +143,7 @@ def test_a_killed_run_kept_others_out_and_goes_on_from_between_its_evaluations(
     tiny_config.init_from = str(folder)
     warm = loop.Trainer(tiny_config, tmp_path / "warm")
     warm.checkpoints.close()
-    best = runs.restore(folder).variables
-    assert best["batch_stats"] == {}
-    assert_equal_trees(warm.start_state.ema, best)
+    assert_equal_trees(warm.start_state.ema, runs.restore(folder).variables)
 
 
 @pytest.mark.parametrize(("field", "value"), [("batch_size", 32), ("init_from", "absent")])
@@ -206,28 +221,40 @@ class Normed(nn.Module):
         return nn.Conv(self.num_classes, (1, 1), name="head")(x)
 
 
-def test_evaluated_is_the_moving_average_of_parameters_and_batch_statistics(tiny_config):
+@pytest.mark.parametrize(
+    "network",
+    [None, pytest.param(SEGFORMER, marks=pytest.mark.slow)],
+    ids=["normed", "segformer"],
+)
+def test_evaluated_is_the_moving_average_of_parameters_and_batch_statistics(network, tiny_config):
+    model = Normed()
+    if network:
+        use(tiny_config, *network)
+        model = BUILD(tiny_config.model, num_classes=2)
     optimizer, decay = optax.sgd(0.5), 0.15
     step = partial(
         steps.train_step,
-        model=Normed(),
+        model=model,
         optimizer=optimizer,
         loss=losses.build(tiny_config.loss, np.ones(2)),
         augment=lambda batch: (batch["image"], batch["label"]),
         ema_decay=decay,
     )
-    step, current = jax.jit(step), state.create(Normed(), optimizer, seed=0)
+    step, current = jax.jit(step), state.create(model, optimizer, seed=0)
     average = jax.tree.map(np.float64, current.variables)
     assert_equal_trees(current.ema, current.variables)
     rng = np.random.default_rng(0)
     for updates in range(4):
         image = rng.integers(0, 256, (2, 4, 4, 3), np.uint8)
-        current, _ = step(current, {"image": image, "label": image[..., 0] // 128})
+        batch = {"image": image, "label": image[..., 0] // 128}
+        current, _ = step(current, batch | {"index": np.arange(2, dtype=np.int32)})
         d = min(decay, (1 + updates) / (10 + updates))  # 0.1, then 0.15
         average = jax.tree.map(lambda a, v, d=d: d * a + (1 - d) * v, average, current.variables)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), current.ema, average)
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-8)
+    jax.tree.map(close, current.ema, average)
     apart = jax.tree.map(lambda a, v: np.abs(a - v).max(), average, current.variables)
-    assert min(jax.tree.leaves(apart)) > 1e-4  # a copy would not pass
+    learned = apart["batch_stats"], apart["params"]["head"]
+    assert min(jax.tree.leaves(learned)) > 1e-4  # a copy would not pass
 
 
 def test_broken_parts_are_named():

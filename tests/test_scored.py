@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from families import SEGFORMER, UNET, use
 from PIL import Image
 from test_export import write_run
 
@@ -32,12 +33,13 @@ def write_images(root, numbers, values=(0, 1, 2), suffix=".png"):
 
 
 @pytest.fixture
-def run(tmp_path, tiny_config):
+def run(request, tmp_path, tiny_config):
     """The folder of a run on ROOT/{train,val}, which was not trained, and its data's root."""
     root = tmp_path / "data"
     write_images(root / "train", range(4))
     write_images(root / "val", range(4, 7))
     (root / "classes.json").write_text(TABLE.to_json())
+    use(tiny_config, *getattr(request, "param", UNET))
     tiny_config.data.update(source="folder", root=str(root), fit="pad")
     write_run(tmp_path / "run", tiny_config, TABLE)
     check.check(tiny_config.data, cache=tmp_path / "run" / "data.json")
@@ -153,29 +155,39 @@ def test_what_training_left_out_is_not_scored(run):
     assert any("same pixels" in warning for warning in found.report.warnings)
 
 
-def test_other_data_get_a_report_of_their_own_and_tta_is_that_of_prediction(run, tmp_path):
+@pytest.mark.parametrize(
+    ("run", "tta"),
+    [(UNET, ["flip"]), (SEGFORMER, ["0.75"])],
+    indirect=["run"],
+    ids=["unet", "segformer"],
+)
+def test_other_data_get_a_report_of_their_own_and_tta_is_that_of_prediction(run, tta, tmp_path):
     folder = run[0]
     write_images(tmp_path / "photos", range(20, 23))
     folders = {part: str(tmp_path / "photos" / part) for part in ("images", "masks")}
     (folder / "report").mkdir()
     (folder / "report" / "val.json").write_text("{}")
-    report = evaluate_run(folder, **folders, tta=["flip"])
-    written = folder / "report" / "photos_tta_flip.json"
+    report = evaluate_run(folder, **folders, tta=tta)
+    name = f"photos_tta_{'_'.join(tta)}"
+    written = folder / "report" / f"{name}.json"
     assert json.loads(written.read_text())["data"] == report["data"]
     assert (folder / "report" / "val.json").read_text() == "{}"
-    assert (folder / "report" / "photos_tta_flip_predictions.png").is_file()
-    assert report["tta"] == ["flip"] and report["num_images"] == 3
+    assert (folder / "report" / f"{name}_predictions.png").is_file()
+    assert report["tta"] == tta and report["num_images"] == 3
     write_images(tmp_path / "b" / "photos", range(30, 33))
     others = {part: str(tmp_path / "b" / "photos" / part) for part in ("images", "masks")}
-    with pytest.raises(ConfigError, match=r"tta_flip\.json is of other data of this name; give"):
-        evaluate_run(folder, **others, tta=["flip"])
+    with pytest.raises(ConfigError, match=rf"{name}\.json is of other data of this name; give"):
+        evaluate_run(folder, **others, tta=tta)
     assert report["data"]["images"] == folders["images"] and len(report["data"]["sha256"]) == 64
 
-    model = predictor.load(folder, tta=["flip"])
-    right = []
+    model = predictor.load(folder, tta=tta)
+    right, found = [], set()
     for path in Path(folders["images"]).iterdir():
         truth = cv2.imread(str(Path(folders["masks"]) / path.name), cv2.IMREAD_GRAYSCALE)
-        right.append(model.label(cv2.imread(str(path))) == truth)
+        label = model.label(cv2.imread(str(path)))
+        right.append(label == truth)
+        found.update(np.unique(label))
+    assert len(found) > 1
     assert np.mean(right) == pytest.approx(report["pixel_accuracy"], abs=1e-9)
 
 

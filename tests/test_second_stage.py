@@ -8,7 +8,8 @@ from contextlib import closing
 import jax
 import numpy as np
 import pytest
-from test_gan import Network, copy
+from families import SEGFORMER, UNET, use
+from test_gan import copy, with_small_network
 from test_parallel import assert_close, assert_same_update
 from test_train import assert_equal_trees, interrupt_after
 
@@ -27,18 +28,16 @@ from segjax.weights import runs
 
 @pytest.fixture(scope="module", autouse=True)
 def small_network():
-    def build_network(config, num_classes, axis_name=None):
-        return Network(num_classes, axis_name)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "build", build_network)
+        patch.setattr(models, "build", with_small_network(models.build))
         yield
 
 
 @pytest.fixture(scope="module")
-def segmenter(shared_tiny_config, tmp_path_factory):
+def segmenter(request, shared_tiny_config, tmp_path_factory):
     """A run on shapes of 32×32, which it sees at 16×16."""
     config = shared_tiny_config.copy_and_resolve_references()
+    use(config, *getattr(request, "param", UNET))
     config.data.update(drawn=(32, 32), size=(16, 16))
     config.num_epochs = 1
     folder = tmp_path_factory.mktemp("segmenter")
@@ -187,7 +186,12 @@ def test_training_takes_kept_examples_as_those_that_are_read(finished, segmenter
     assert_equal_trees(state.params, finished["plain"][1].params)
 
 
-@pytest.mark.parametrize("damage", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("segmenter", "damage"),
+    [(UNET, 0.0), (UNET, 1.0), pytest.param(SEGFORMER, 0.0, marks=pytest.mark.slow)],
+    indirect=["segmenter"],
+    ids=["undamaged", "damaged", "segformer"],
+)
 def test_a_refiner_at_the_bounds_of_its_fields_trains(damage, segmenter, tmp_path):
     config = refiner_config(segmenter)
     config.refiner.update(channels=(1,), features=1, damage=damage, disturbance=2 * damage)

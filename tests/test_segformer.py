@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import MIXED, SEGFORMER, use
 from test_export import write_run
 from test_parallel import assert_same_update, noisy_step, sgd_config  # noqa: F401
 
@@ -151,8 +152,10 @@ def test_a_frozen_encoder_has_no_gradient_and_drops_nothing():
     assert any((leaf != 0).any() for leaf in jax.tree.leaves(gradients["decoder"]))
 
 
-def test_a_step_is_the_same_on_one_device_a_mesh_and_under_pmap(sgd_config):  # noqa: F811
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_step_is_the_same_on_one_device_a_mesh_and_under_pmap(accumulate, sgd_config):  # noqa: F811
     sgd_config.model = configured(**{"mit.drop_path": 0.5})
+    sgd_config.optim.accumulate = accumulate
     (params, loss), start = noisy_step(sgd_config, "jit", 1)
     for mode in ("jit", "pmap"):
         (same, same_loss), _ = noisy_step(sgd_config, mode, 4)
@@ -162,11 +165,16 @@ def test_a_step_is_the_same_on_one_device_a_mesh_and_under_pmap(sgd_config):  # 
 
 @pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("format", ["stablehlo", "onnx"])
-def test_a_file_of_any_format_predicts_what_the_run_does(format, tiny_config, tmp_path):
+@pytest.mark.parametrize(
+    "network",
+    [SEGFORMER, *(pytest.param(network, marks=pytest.mark.slow) for network in MIXED)],
+    ids=" under ".join,
+)
+def test_a_file_of_any_format_predicts_what_the_run_does(network, format, tiny_config, tmp_path):
     if format == "onnx":
         pytest.importorskip("jax2onnx")
         pytest.importorskip("onnxruntime")
-    tiny_config.model = configured()
+    use(tiny_config, *network)
     tiny_config.data.size = (35, 50)
     write_run(tmp_path / "run", tiny_config)
     path = tmp_path / ("m.onnx" if format == "onnx" else "m.zip")

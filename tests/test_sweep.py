@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from families import SEGFORMER, UNET, use
 from matplotlib.figure import Figure
 
 from segjax.defaults import MOVED
@@ -273,7 +274,11 @@ def test_two_processes_share_a_sweep_and_leave_each_other_the_trials_they_have(t
     assert len({rate for _, rate in lines}) == 3
 
 
-def test_trials_that_really_train_and_one_that_is_interrupted(tiny, monkeypatch):
+@pytest.mark.parametrize(
+    "network", [UNET, pytest.param(SEGFORMER, marks=pytest.mark.slow)], ids=" under ".join
+)
+def test_trials_that_really_train_and_one_that_is_interrupted(network, tiny, monkeypatch):
+    use(tiny.config, *network)
     tiny.config.model.freeze_encoder = True  # compiles in less time
     # What is searched changes nothing, so that the interrupted trial has to equal the other one.
     search = space.parse_search(tiny.config, ["log_every=int:1:1000"])

@@ -221,6 +221,7 @@ def test_examples_kept_on_the_devices_make_the_batches_that_are_loaded(mode, tin
         augmented = partial(augment.augment, out=(32, 32), options=options)
         seed = run.devices.replicate(np.int32(0))
         image, label = run.devices.compile(augmented, split=True)(seed, batch)
-        batches[place] = [run.devices.unshard(x) for x in (image, label)]
+        # Dropout has its keys of the index, as augmentation has.
+        batches[place] = [run.devices.unshard(x) for x in (image, label, batch["index"])]
         run.checkpoints.close()
     assert_equal_trees(batches["devices"], batches["host"])

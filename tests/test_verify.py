@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import SEGFORMER, UNET, use
 from test_export import drawn, write_run
 from test_scored import TABLE, write_images
 
@@ -32,9 +33,13 @@ def test_logits_of_a_bfloat16_network_are_not_rounded_to_bfloat16(tiny_config):
     assert (logits.argmax(-1) != rounded.argmax(-1)).any()  # what rounding would have changed
 
 
+@pytest.mark.parametrize(
+    "network", [UNET, pytest.param(SEGFORMER, marks=pytest.mark.slow)], ids=" under ".join
+)
 def test_a_file_is_compared_as_it_is_used_with_the_run_as_it_is_scored(
-    config, tmp_path, monkeypatch
+    network, config, tmp_path, monkeypatch
 ):
+    use(config, *network)
     config.model.dtype = "bfloat16"
     write_run(tmp_path / "run", config, TABLE)
     file = tmp_path / "model.zip"

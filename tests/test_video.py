@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import SEGFORMER, use
+from test_export import write_run
 
 from segjax.data.fitting import Fit
 from segjax.data.label_table import LabelTable
@@ -102,13 +104,18 @@ def test_a_frame_s_classes_lie_where_they_are(resizes, tmp_path):
         np.testing.assert_allclose(frame[:, columns].mean((0, 1)), expected, atol=12)
 
 
-@pytest.mark.parametrize("resizes", [True, False])
-def test_a_frame_gets_the_classes_that_it_gets_as_an_image(resizes, tmp_path):
+@pytest.mark.parametrize("network", ["by red, resized", "by red", SEGFORMER], ids=str)
+def test_a_frame_gets_the_classes_that_it_gets_as_an_image(network, tiny_config, tmp_path):
     source = write_video(tmp_path / "in.mp4", [(128, 100, 50)] * 3, noise=60)
-    model = model_of(resizes, size=(13, 21))
+    if network == SEGFORMER:
+        use(tiny_config, *network)
+        write_run(tmp_path / "run", tiny_config, TABLE, seed=5)
+        model = predictor.load(tmp_path / "run")
+    else:
+        model = model_of("resized" in network, size=(13, 21))
     labels = [model.label(np.ascontiguousarray(frame)) for frame in read_video(source)[0]]
     summary = video.segment_video(model, source, tmp_path / "out.mp4")
-    assert 0.2 < np.mean(labels) < 0.8
+    assert 0.05 < np.mean(labels) < 0.95
     assert summary["class_shares"]["bright"] == pytest.approx(np.mean(labels), abs=1e-6)
 
 
