@@ -1,4 +1,4 @@
-"""Dense layers, GELU, reductions and SegFormer's fusion are the plain functions, in other forms."""
+"""Dense layers, attention, GELU, reductions and fusion are the plain functions, in other forms."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_convolutions import assert_same, draw
 
-from segjax.models.layers.attention import Reduction
+from segjax.models.layers.attention import Reduction, attend
 from segjax.models.layers.blocks import ConvNormAct
 from segjax.models.layers.dense import Dense
 from segjax.models.layers.gelu import gelu
@@ -87,3 +87,21 @@ def test_the_decoder_is_dense_layers_enlarged_beside_one_another_and_fused(
         results.append((value, pull_back(slope)))
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(results[1][1]))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5 * largest), *results)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("backend", ["gpu", "cpu"])
+def test_cudnn_is_asked_in_bfloat16_on_a_gpu_and_xla_where_it_refuses(backend, dtype, monkeypatch):
+    """There is no cuDNN here, so it refuses."""
+    asked, attention = [], jax.nn.dot_product_attention
+
+    def note(*arrays, implementation=None):
+        asked.append(implementation)
+        return attention(*arrays, implementation=implementation)
+
+    query, key, value = draw((2, 12, 2, 8), (2, 6, 2, 8), (2, 6, 2, 8), dtype=dtype)
+    expected = attention(query, key, value)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", note)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    np.testing.assert_array_equal(attend(query, key, value), expected)
+    assert asked == (["cudnn", None] if (backend, dtype) == ("gpu", jnp.bfloat16) else [None])

@@ -38,6 +38,19 @@ class Reduction(nn.Module):
         )
 
 
+def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Attention of queries [B, N, heads, d] to keys and values [B, M, heads, d], as the queries.
+
+    In bfloat16 by cuDNN's kernel, where there is one for the GPU and the shapes; otherwise by XLA.
+    """
+    if query.dtype == jnp.bfloat16 and jax.default_backend() == "gpu":
+        try:  # it refuses what it has no kernel for while it is traced
+            return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+        except (NotImplementedError, RuntimeError, ValueError):
+            pass
+    return jax.nn.dot_product_attention(query, key, value)
+
+
 class Attention(nn.Module):
     """Efficient self-attention of SegFormer (Xie et al., NeurIPS 2021, section 3.1): [B, H, W, C].
 
@@ -63,7 +76,7 @@ class Attention(nn.Module):
             self._split(Dense(channels, self.dtype, name=name)(y))
             for name, y in (("query", x), ("key", context), ("value", context))
         )
-        out = jax.nn.dot_product_attention(query, key, value)
+        out = attend(query, key, value)
         out = out.reshape(batch, height, width, channels)
         return Dense(channels, self.dtype, name="out")(out)
 
