@@ -173,6 +173,7 @@ def smallest(config):
     config.data.update(cache_gb=0.0, device_gb=0.0, val_fraction=0.0, test_fraction=0.0)
     config.eval.update(batch_size=1, num_pictures=0)
     if (config.model.encoder, config.model.name) == SEGFORMER:
+        config.data.size = (4, 4)
         config.model.mit.update(drop_path=0.0, norm_epsilon=1e-12, patch_norm_epsilon=1e-12)
         config.model.segformer.update(channels=1, dropout=0.0)
     else:

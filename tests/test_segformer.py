@@ -15,6 +15,7 @@ from segjax.inference import export_run, exporters, networks
 from segjax.models import mit
 from segjax.models.layers.resize import enlarge
 from segjax.models.layers.stochastic import drop_path
+from segjax.training.validate import validate
 
 # Parameters of transformers' networks: of the encoder, with 150 classes, with 19.
 SIZES = {
@@ -200,6 +201,13 @@ def test_enlarging_is_linear_between_centres_of_pixels(shape):
         aligned[0, 0, :, 0], np.interp(at, range(5), x[0, 0, :, 0]), atol=1e-5
     )
     np.testing.assert_allclose(enlarge(x[:, :1], (1, 5), True), x[:, :1], atol=1e-6)
+
+
+def test_windows_smaller_than_a_patch_are_refused(tiny_config):
+    use(tiny_config, *SEGFORMER)
+    tiny_config.data.size = (64, 3)
+    with pytest.raises(ConfigError, match=r"data.size is \(64, 3\); .*=mit has 4×4 .* least 4,4"):
+        validate(tiny_config)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def _require_unchanged(config: ConfigDict, others: set[str]) -> None:
                 raise ConfigError(
                     f"config.model.{section}.{field} is {value!r}, but the network is "
                     f"{config.encoder} under {config.name}; set config.model.encoder or "
-                    "config.model.name, or leave the field out"
+                    "config.model.name, or leave the field out, also in the file of --config"
                 )
 
 

@@ -102,6 +102,7 @@ class MiT(nn.Module):
     dtype: Any = jnp.float32
     strides = (4, 8, 16, 32)
     multiple = 1
+    patch = 4
     smallest = 32
 
     @property

@@ -28,7 +28,7 @@ class Segmenter(nn.Module):
 
     In training either is called with `keys`, too, if its attribute `stochastic` is true. Images are
     padded to a multiple of the attribute `multiple` of both (without one, of the largest stride),
-    and to the encoder's `smallest`, if it has one.
+    and to the encoder's `smallest`, if it has one. Its `patch` is the size that training needs.
     """
 
     encoder: nn.Module
@@ -44,6 +44,11 @@ class Segmenter(nn.Module):
     def stochastic(self) -> bool:
         """Whether training takes `keys`: of dropout or stochastic depth."""
         return self._is_stochastic(self.encoder) or self._is_stochastic(self.decoder)
+
+    @property
+    def patch(self) -> int:
+        """Height and width below which an image would not fill a patch of the encoder."""
+        return getattr(self.encoder, "patch", 1)
 
     def _is_stochastic(self, part: nn.Module) -> bool:
         is_frozen = part is self.encoder and self.freeze_encoder

@@ -147,7 +147,10 @@ def validate(config: ConfigDict, devices: Parallel | None = None) -> None:
         devices.check_batch_size(config.batch_size)
     for accepted, field, value, needed in _combinations(config, devices):
         _require(accepted, field, value, needed)
-    models.build(config.model, num_classes=2)
+    size, patch = tuple(config.data.size), getattr(models.build(config.model, 2), "patch", 1)
+    needed = f"a patch of config.model.encoder={config.model.encoder} has {patch}×{patch} pixels; "
+    needed += f"set it to at least {patch},{patch}"
+    _require(min(size) >= patch, "data.size", size, needed)
     models.build_discriminator(config.gan, config.model.dtype)
 
 
