@@ -353,7 +353,7 @@ def test_what_is_written_is_read_back(run, tmp_path):
     assert tensor_files.read(path).keys() == weights("smp").keys()  # all that SMP has, no more
     header = tensor_files.read_header(path)
     assert "decoder_channels=(8, 8, 8, 8, 8)" in header["network"]
-    config = pretrained.with_conventions(configured(path, 1.0), Path("absent"))
+    config = pretrained.with_conventions(configured(path, 1.0, channels=(8,) * 5), Path("absent"))
     assert config.model.mean == (1.0, 2.0, 3.0)
     with pytest.raises(ConfigError, match=f"{path} holds weights and no program"):
         networks.read_file(path)

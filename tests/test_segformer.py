@@ -11,11 +11,12 @@ from test_parallel import assert_same_update, noisy_step, sgd_config  # noqa: F4
 
 from segjax import defaults, models
 from segjax.errors import ConfigError
-from segjax.inference import export_run, exporters, networks
+from segjax.inference import export_run, networks
 from segjax.models import mit
 from segjax.models.layers.resize import enlarge
 from segjax.models.layers.stochastic import drop_path
 from segjax.training.validate import validate
+from segjax.weights import runs
 
 # Parameters of transformers' networks: of the encoder, with 150 classes, with 19.
 SIZES = {
@@ -182,7 +183,7 @@ def test_a_file_of_any_format_predicts_what_the_run_does(network, format, tiny_c
     result = export_run.export_run(tmp_path / "run", path, format, verify=True)
     assert result["different"] == 0
     network, _ = networks.read_file(path)
-    run = networks.of(exporters.runs.restore(tmp_path / "run"))
+    run = networks.of(runs.restore(tmp_path / "run"))
     for size in [(35, 50)] if format == "onnx" else [(35, 50), (9, 131)]:
         images = images_of(size, batch=3)
         expected = jax.nn.softmax(run.logits(images))

@@ -444,7 +444,8 @@ def test_a_run_or_a_file_that_is_not_there_is_named(main, name, tmp_path):
     [
         (
             ["--input=in.mp4", "--output=out"],
-            "give --workdir, the folder of a run, or --model, an exported file",
+            "give --workdir, the folder of a run, or --model, an exported file, or --pretrained, "
+            "weights of another library",
         ),
         (["--workdir=.", "--output=out"], "--input is missing; see --help"),
         (["--workdir=.", "--input=in.mp4"], "--output is missing; see --help"),

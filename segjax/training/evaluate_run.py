@@ -53,11 +53,11 @@ def evaluate_run(
     data_root, images, masks, output = (
         place and expand(str(place)) for place in (data_root, images, masks, output)
     )
+    if split not in scored.SPLITS:
+        raise ConfigError(f"split is {split!r}; choose one of {scored.SPLITS}")
     place = data_root or (masks and Path(masks).absolute().parent)
     run = _open(Path(expand(str(folder))), checkpoint, refine, place, output)
     config, table, folder = run.trained.config, run.trained.table, run.folder
-    if split not in scored.SPLITS:
-        raise ConfigError(f"split is {split!r}; choose one of {scored.SPLITS}")
     changes = [] if checkpoint == "best" else [checkpoint]
     changes += _set_resolution(config, resolution)
     if tta:
