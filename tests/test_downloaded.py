@@ -69,7 +69,7 @@ def test_a_folder_of_transformers_computes_what_it_does_there(folder_of):
 
 
 @pytest.mark.usefixtures("optimized")
-@pytest.mark.parametrize("library", ["smp", "unet"])
+@pytest.mark.parametrize("library", ["smp", pytest.param("unet", marks=pytest.mark.slow)])
 def test_a_file_of_smp_needs_no_more_than_itself(library, folder_of):
     path = folder_of(library, network=None, processor=None) / "model.safetensors"
     expected = FIXTURE[f"{library}_logits"]

@@ -108,7 +108,9 @@ def test_a_refiner_of_a_run_is_the_refiner_itself(made, refined, coarse):
     assert (both.label(image) != coarse.label(image)).mean() > 0.05
 
 
-@pytest.mark.parametrize("network", [UNET, SEGFORMER], ids=" under ".join)
+@pytest.mark.parametrize(
+    "network", [UNET, pytest.param(SEGFORMER, marks=pytest.mark.slow)], ids=" under ".join
+)
 def test_evaluation_scores_both_stages(network, make):
     made = make(*network)
     report = evaluate_run(made.segmenter, refine=made.refiner)

@@ -157,7 +157,7 @@ def test_what_training_left_out_is_not_scored(run):
 
 @pytest.mark.parametrize(
     ("run", "tta"),
-    [(UNET, ["flip"]), (SEGFORMER, ["0.75"])],
+    [(UNET, ["flip"]), pytest.param(SEGFORMER, ["0.75"], marks=pytest.mark.slow)],
     indirect=["run"],
     ids=["unet", "segformer"],
 )
