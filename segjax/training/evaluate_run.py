@@ -20,7 +20,7 @@ from segjax.run import workdir
 from segjax.run.state import fingerprint
 from segjax.runtime.devices import Parallel
 from segjax.runtime.files import expand
-from segjax.training import build, second_stage
+from segjax.training import build
 from segjax.weights import downloaded, runs
 from segjax.weights.runs import Trained
 
@@ -74,7 +74,7 @@ def evaluate_run(
     path = Path(output or f"{folder}/report/{name or '_'.join([data.name, *changes])}.json")
     if data.name != split and not (name or output):
         _require_same_data(path, data)
-    segmenter = second_stage.of_run(config, folder) if folder else None
+    segmenter = run.trained.segmenter
     compiled = build.compile_steps(
         config, devices, len(table.names), run.counts, total_steps=1, tta=tta, segmenter=segmenter
     )

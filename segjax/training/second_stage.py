@@ -113,8 +113,3 @@ def require_same_data(config: ConfigDict, segmenter: Trained, data: Report, fold
             f"{', '.join(segmenter.table.names)}"
         )
     workdir.require_division(_source(config, folder), data.divided)
-
-
-def of_run(config: ConfigDict, folder: Path) -> Trained | None:
-    """The segmenter that the work directory of a refiner holds; None of another run."""
-    return None if config.refiner.name == "none" else runs.restore(folder / runs.COPY)
