@@ -108,6 +108,7 @@ def test_images_added_to_a_divided_folder_stop_resuming_and_scoring(
     tiny_config.data.update(source="folder", root=str(root))
     with pytest.raises(StopIteration):  # all is well up to here
         loop.Trainer(tiny_config, run)
+    tiny_config.data.update(bands="rgb", channels=3, dtype="uint8", normalize="given")
     workdir.save(run, tiny_config, check(tiny_config.data))
     (run / "checkpoints" / "1").mkdir(parents=True)
     record = (run / "data.json").read_text()

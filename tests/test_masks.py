@@ -281,7 +281,10 @@ REFUSED = {
     "TIFF inverted": (by_tifffile(IDS, photometric="miniswhite"), "0 is white .MINISWHITE"),
     "TIFF inverted by default": (by_tifffile(below(1) > 0), "0 is white .MINISWHITE"),
     "TIFF of floats": (by_tifffile(IDS.astype(np.float32)), "a mask of float32; save integers"),
-    "TIFF of pages": (by_tifffile(np.stack([IDS] * 3), photometric="minisblack"), "of 3 pages"),
+    "TIFF of pages": (
+        by_tifffile(np.stack([IDS] * 3), photometric="minisblack"),
+        "a mask of 3 bands",
+    ),
     "16-bit colours": (by_cv2(np.dstack([DEEP, DEEP, DEEP + 1]), ".png"), "3 bands of 16 bits"),
     "GIF with a palette": (by_pil(palette(IDS), "GIF"), "a GIF mask with a palette, .* renumber"),
     "GIF of ids in grey": (by_pil(IDS & 5, "GIF"), "a GIF mask with a palette"),

@@ -224,13 +224,13 @@ def test_files_that_are_no_images_are_named_and_hidden_ones_are_not_there(root):
     folder = root / "train" / "images"
     for name in ("b.xyz", "._a.png", "Thumbs.db", ".DS_Store", "._c.png"):
         (folder / name).write_bytes(b"")
-    (root / "train" / "masks" / "b.npy").write_bytes(b"")
+    (root / "train" / "masks" / "b.mat").write_bytes(b"")
     write(root / "extra", "z")
     source = build_source(config_of(root), "train")
     assert len(source) == 1
     assert [line.rpartition("/")[2] for line in source.unused] == [
         "b.xyz: no image by its suffix",
-        "b.npy: no image by its suffix",
+        "b.mat: no image by its suffix",
         "images: beside the folders used",
     ]
 

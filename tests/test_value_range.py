@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import test_check
 from PIL import Image
-from test_check import config_of
 from test_masks import by_tifffile
 
 from segjax import defaults, models
@@ -16,6 +16,7 @@ from segjax.data.check import check
 from segjax.data.counts import format_report
 from segjax.data.fitting import Fit
 from segjax.data.label_table import LabelTable
+from segjax.data.pixels import RGB
 from segjax.data.sources import build_source
 from segjax.errors import ConfigError, DataError
 from segjax.inference import exporters, networks
@@ -25,6 +26,10 @@ from segjax.weights.runs import Trained
 
 TABLE = LabelTable.of_names(["background", "cell"])
 MASK = np.array([[0, 1, 1, 255], [0, 1, 1, 255]], np.uint8)
+
+
+def config_of(root, **fields):
+    return test_check.config_of(root, bands="rgb", **fields)
 
 
 def write(root, split, name, highest, dtype=np.uint16):
@@ -118,7 +123,9 @@ def test_training_and_prediction_read_the_same_pixels(tmp_path):
 def test_prediction_says_which_images_are_dark(tmp_path):
     data(tmp_path, 4095, 60_000)
     for limits, split, count in (((), "train", 1), ((), "val", 0), ((0, 4095), "train", 0)):
-        network = networks.Network(None, TABLE, Fit((32, 32), resizes=True), value_range=limits)
+        network = networks.Network(
+            None, TABLE, Fit((32, 32), resizes=True), RGB._replace(value_range=limits)
+        )
         model = SimpleNamespace(
             network=network,
             fit=network.fit,
@@ -133,7 +140,9 @@ def test_prediction_says_which_images_are_dark(tmp_path):
 
 
 def test_a_video_is_refused_where_files_of_other_values_were_trained_on(tmp_path):
-    network = networks.Network(None, TABLE, Fit((32, 32), resizes=True), value_range=(0, 4095))
+    network = networks.Network(
+        None, TABLE, Fit((32, 32), resizes=True), RGB._replace(value_range=(0, 4095))
+    )
     with pytest.raises(ConfigError, match=r"value_range = \(0, 4095\), and a video has 8 bits"):
         predict_video(SimpleNamespace(network=network), "a.mp4", tmp_path)
 
@@ -146,7 +155,7 @@ def test_an_exported_file_says_its_range_and_older_ones_have_none(tmp_path, monk
         monkeypatch.setattr(
             networks, "_read_stablehlo", lambda _, held=held: (None, metadata | held)
         )
-        assert networks.read_file(tmp_path / "a.zip")[0].value_range == expected
+        assert networks.read_file(tmp_path / "a.zip")[0].pixels.value_range == expected
 
 
 def test_tfds_does_not_squash_sixteen_bits(tmp_path):

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax.data import decode, values
+from segjax.data import decode, normalization, pixels, values
 from segjax.data.counting import count
 from segjax.data.counts import Report, read_cache, write_cache
 from segjax.data.folders import Found, find_pairs, names_of
 from segjax.data.label_table import BINARY_HINT, load_table
 from segjax.data.problems import Problems, some
-from segjax.data.sources import Source, Subset, build_source, has_split, value_range
+from segjax.data.sources import Source, Subset, build_source, has_split, resolved
 from segjax.errors import ConfigError, DataError
 from segjax.runtime.files import expanded
 
@@ -44,16 +44,19 @@ def check(
     if config.on_error not in ON_ERROR:
         raise ConfigError(f"config.data.on_error is {config.on_error!r}; choose one of {ON_ERROR}")
     problems = Problems()
+    config = config if sources else resolved(config)
     sources = sources or _open(config, splits, problems)
     if config.on_error == "raise":
         _add_left_out(sources.values(), problems)
     fingerprint = _fingerprint(config, sources)
     report = None if problems or not sources else read_cache(cache, fingerprint)
     if report is None and sources:
-        report = count(sources, problems, config.on_error == "skip", value_range(config))
+        limits = tuple(config.get("value_range", ()))
+        is_measured = config.get("normalize") in normalization.MEASURED
+        report = count(sources, problems, config.on_error == "skip", limits, is_measured)
         report.fingerprint = fingerprint
         _describe_files(config, sources, report)
-        if not value_range(config):
+        if not limits and pixels.of(config).is_rgb:
             stops = "train" in splits and not trained
             values.judge(report.stored, stops, problems, report.warnings)
         if cache and not problems and not trained:

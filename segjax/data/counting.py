@@ -11,10 +11,12 @@ from tqdm import tqdm
 
 from segjax.data import values
 from segjax.data.counts import Report
-from segjax.data.decode import Stored
+from segjax.data.decode import Decoded, Stored
 from segjax.data.label_table import VOID
+from segjax.data.pixels import RGB
 from segjax.data.problems import Problems, some
 from segjax.data.sources import Source
+from segjax.data.statistics import Statistics
 from segjax.errors import DataError
 
 FirstSeen = dict[bytes, tuple[str, str]]  # by the hash of an image: its split and its name
@@ -26,6 +28,7 @@ class _Seen(NamedTuple):
     digest: bytes  # of the image
     content: bytes  # of the image and its label
     stored: Stored | None  # None where there are no files
+    statistics: Statistics | None  # None where they are not wanted
 
 
 @dataclass
@@ -38,6 +41,7 @@ class _Split:
     contents: list[bytes] = field(default_factory=list)
     blank: list[str] = field(default_factory=list)
     unusable: dict[int, str] = field(default_factory=dict)  # by index, with the reason
+    statistics: Statistics | None = None
 
     def add(self, name: str, seen: _Seen) -> None:
         self.counts += seen.counts
@@ -47,6 +51,8 @@ class _Split:
             self.blank.append(name)
         if seen.stored:
             self.census.add(name, seen.stored)
+        if seen.statistics:
+            self.statistics = seen.statistics.added_to(self.statistics)
 
     def add_to(self, report: Report, split: str) -> None:
         report.skipped[split] = list(self.unusable)
@@ -62,21 +68,31 @@ class _Split:
                 f"{split}: {len(self.blank)} labels are void throughout, such as "
                 f"{', '.join(self.blank[:3])}"
             )
+        if self.statistics:
+            report.channels[split] = self.statistics.summary()
         report.warnings += self.census.warnings(split)
 
 
 def count(
-    sources: dict[str, Source], problems: Problems, skip: bool, limits: tuple[float, ...]
+    sources: dict[str, Source],
+    problems: Problems,
+    skip: bool,
+    limits: tuple[float, ...],
+    is_measured: bool = False,
 ) -> Report:
     """The report on all splits; what cannot be used is a problem or, with `skip`, left out.
 
-    limits: `config.data.value_range`.
+    limits: `config.data.value_range`; is_measured: whether statistics of RGB are wanted, too.
     """
     report = Report(next(iter(sources.values())).table)
     first_seen: FirstSeen = {}
     # Training last: of an image that stands in two splits, its copy there is the one to leave out.
     for split, source in sorted(sources.items(), key=lambda item: item[0] == "train"):
-        counted = _count_split(split, source, first_seen, problems, skip, limits, report.warnings)
+        is_rgb = getattr(source, "pixels", RGB).is_rgb
+        inspected = _inspect_all(split, source, is_measured or not is_rgb)
+        counted = _count_split(
+            split, inspected, first_seen, problems, skip, limits, report.warnings
+        )
         counted.add_to(report, split)
         if counted.unusable:
             shown = "\n  ".join(some([*counted.unusable.values()]))
@@ -94,7 +110,7 @@ def count(
 
 def _count_split(
     split: str,
-    source: Source,
+    inspected: Iterator[tuple[str, _Seen | str]],
     first_seen: FirstSeen,
     problems: Problems,
     skip: bool,
@@ -102,7 +118,7 @@ def _count_split(
     warnings: list[str],
 ) -> _Split:
     counted = _Split(values.Census(limits))
-    for index, (name, seen) in enumerate(_inspect_all(split, source)):
+    for index, (name, seen) in enumerate(inspected):
         if isinstance(seen, str):
             if skip:
                 counted.unusable[index] = seen
@@ -127,19 +143,24 @@ def _count_split(
     return counted
 
 
-def _inspect_all(split: str, source: Source) -> Iterator[tuple[str, _Seen | str]]:
+def _inspect_all(
+    split: str, source: Source, is_measured: bool
+) -> Iterator[tuple[str, _Seen | str]]:
     def inspect(index: int) -> tuple[str, _Seen | str]:
         name = source.name(index)
         try:
-            with_files = hasattr(source, "inspect")
-            example, stored = source.inspect(index) if with_files else (source[index], None)
+            found = source.inspect(index) if hasattr(source, "inspect") else source[index]
         except DataError as error:
             return name, str(error)
+        example, stored, missing = found, None, None
+        if isinstance(found, Decoded):
+            example, stored, missing = found.example, found.stored(), found.missing
         image, label = example["image"], example["label"]
+        statistics = Statistics.of(image, missing) if is_measured else None
         digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
         content = hashlib.sha256(digest + label.tobytes()).digest()
         counts = np.bincount(label.ravel(), minlength=256)
-        return name, _Seen(counts, label.shape, digest, content, stored)
+        return name, _Seen(counts, label.shape, digest, content, stored, statistics)
 
     # disable=None: no progress bar unless stderr is a terminal.
     with ThreadPoolExecutor() as pool, tqdm(desc=split, total=len(source), disable=None) as bar:

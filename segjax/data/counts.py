@@ -10,6 +10,7 @@ import numpy as np
 
 from segjax.data import values
 from segjax.data.label_table import VOID, LabelTable
+from segjax.data.statistics import describe
 
 
 @dataclass
@@ -20,8 +21,9 @@ class Report:
     every usable example; sha256: of their pixels and labels, wherever and in whatever order they
     lie; skipped: indices of the examples that cannot be used, and of training images that val or
     test have too, where `config.on_error` is 'skip'; stored: what image files hold, see
-    `values.Values`; divided: of a folder that is divided into splits, a hash of the names of each;
-    notes, warnings: lines for people; fingerprint: of the files and the configuration.
+    `values.Values`; channels: of images that are no RGB, see `Statistics.summary`; divided: of a
+    folder that is divided into splits, a hash of the names of each; notes, warnings: lines for
+    people; fingerprint: of the files and the configuration.
     """
 
     table: LabelTable
@@ -33,6 +35,7 @@ class Report:
     sha256: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, list[int]] = field(default_factory=dict)
     stored: dict[str, values.Values] = field(default_factory=dict)
+    channels: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     divided: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -60,6 +63,7 @@ def format_report(report: Report) -> str:
         height, width = report.max_size[split]
         lines.append(f"{split}: {report.num_images[split]} images of up to {height}×{width}")
         lines += values.describe(split, report.stored[split])
+        lines += describe(split, report.channels.get(split, {}))
     return "\n".join(lines + report.notes + [f"warning: {warning}" for warning in report.warnings])
 
 

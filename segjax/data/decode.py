@@ -5,14 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segjax.data.formats import plain, raster, readers, tiff
+from segjax.data.formats import arrays, dicom, plain, raster, readers, tiff
 from segjax.data.formats.raster import Raster, Refused
-from segjax.data.label_table import LabelTable
+from segjax.data.label_table import VOID, LabelTable
+from segjax.data.pixels import RGB, Pixels, lacking, to_image, turn
 from segjax.errors import DataError
 
 SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
-    *(".jp2", ".j2k", ".j2c", ".jpf", ".pbm", ".pgm", ".ppm", ".pnm"),
+    *(".jp2", ".j2k", ".j2c", ".jpf", ".pbm", ".pgm", ".ppm", ".pnm", ".npy", ".npz", ".dcm"),
 }
 # A file's first bytes say what it is: where they stand, what they are, name, reader.
 SIGNATURES = (
@@ -25,16 +26,18 @@ SIGNATURES = (
     (0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF", tiff.read_tiff),
     (0, (b"BM",), "BMP", plain.read_bmp),
     (0, tuple(b"P%d" % kind for kind in range(1, 7)), "PBM, PGM or PPM", plain.read_netpbm),
+    (0, (b"\x93NUMPY",), "NumPy array", arrays.read_npy),
+    (0, (b"PK\x03\x04",), "NumPy archive", arrays.read_npz),
+    (128, (b"DICM",), "DICOM", dicom.read_dicom),
     (4, (b"ftypavif", b"ftypavis"), "AVIF", None),
     (4, (b"ftyp",), "HEIF", None),
     (0, (b"\xff\x0a", b"\0\0\0\x0cJXL "), "JPEG XL", None),
     (0, (b"v/1\x01",), "OpenEXR", None),
-    (128, (b"DICM",), "DICOM", None),
     (0, (b"version https://git-lfs",), "Git LFS pointer (git lfs pull)", None),
 )
 READ = ", ".join(dict.fromkeys(name for _, _, name, reader in SIGNATURES if reader))
 
-Example = dict[str, np.ndarray]  # image: uint8 [H, W, 3] RGB; label: uint8 [H, W], see LabelTable
+Example = dict[str, np.ndarray]  # image: [H, W, C], see Pixels; label: uint8 [H, W], see LabelTable
 
 
 class Stored(NamedTuple):
@@ -53,7 +56,10 @@ class Stored(NamedTuple):
 
 def stored_in(image: Raster, turned: bool = False) -> Stored:
     """What a file holds; for `turned` see `Stored`."""
-    low, high = image.samples.min().item(), image.samples.max().item()
+    samples, gaps = image.samples, lacking(image)
+    if gaps is not None:
+        samples = samples[~gaps] if not gaps.all() else np.zeros(1, samples.dtype)
+    low, high = samples.min().item(), samples.max().item()
     return Stored(image.kind, low, high, image.white, turned)
 
 
@@ -91,7 +97,7 @@ def decode_image(data: bytes, where: str, value_range: tuple[float, ...] = ()) -
     value_range: (low, high), the stored values that become 0 and 255, with clipping; () for those
       of the type. DataError, beginning with `where`, where a file cannot be read, or needs it.
     """
-    return to_rgb(read(data, where), where, value_range)
+    return to_image(read(data, where), where, RGB._replace(value_range=tuple(value_range)))[0]
 
 
 def decode_mask(data: bytes, where: str, as_colors: bool) -> np.ndarray:
@@ -101,45 +107,6 @@ def decode_mask(data: bytes, where: str, as_colors: bool) -> np.ndarray:
     alpha. DataError, beginning with `where`, for what may have changed the ids.
     """
     return to_ids(read(data, where), where, as_colors)
-
-
-def to_rgb(image: Raster, where: str, value_range: tuple[float, ...] = ()) -> np.ndarray:
-    """See `decode_image`."""
-    samples = image.samples
-    if samples.shape[-1] not in (1, 3):
-        raise DataError(f"{where}: an image of {samples.shape[-1]} bands; save one (grey), or RGB")
-    is_float = samples.dtype.kind == "f"
-    if is_float and (missing := np.count_nonzero(~np.isfinite(samples))):
-        raise DataError(f"{where}: {missing} values are NaN or infinite; fill them")
-    if not value_range and image.white is None:
-        raise DataError(
-            f"{where}: {image.kind}, with values from {samples.min()} to {samples.max()}; set "
-            "config.data.value_range to those that are to become black and white"
-        )
-    if value_range and image.white and value_range[1] > 2 * image.white:
-        raise DataError(
-            f"{where}: {image.kind}, and config.data.value_range = {tuple(value_range)} is meant "
-            "for files of larger values: it would be dark; multiply its values, or leave it out"
-        )
-    scaled = _scale(samples, *(value_range or (0, image.white)))
-    if image.inverted:
-        scaled = 255 - scaled
-    if scaled.shape[-1] == 1:
-        scaled = np.repeat(scaled, 3, axis=2)
-    return np.ascontiguousarray(_turn(scaled, image.orientation))
-
-
-def _scale(samples: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Values from low to high to uint8 from 0 to 255, rounded; what lies beyond is clipped."""
-    if samples.dtype == np.uint8 and (low, high) == (0, 255):
-        return samples
-
-    def scaled(values: np.ndarray) -> np.ndarray:
-        return np.rint(((values - low) * (255 / (high - low))).clip(0, 255)).astype(np.uint8)
-
-    if samples.dtype in (np.uint8, np.uint16):  # a table of all values takes a tenth of the time
-        return scaled(np.arange(np.iinfo(samples.dtype).max + 1.0))[samples]
-    return scaled(samples.astype(np.float64))
 
 
 def to_ids(mask: Raster, where: str, as_colors: bool) -> np.ndarray:
@@ -154,9 +121,9 @@ def to_ids(mask: Raster, where: str, as_colors: bool) -> np.ndarray:
     if mask.pixels.dtype.kind not in "ui":
         raise DataError(f"{where}: a mask of {mask.pixels.dtype}; save integers")
     ids = _colors(mask, where) if as_colors else _indices(mask, where)
-    if ids.shape[-1] not in (1, 3):
+    if ids.shape[-1] not in (1, 3) or mask.pages > 1:
         raise DataError(f"{where}: a mask of {ids.shape[-1]} bands; save ids in one band")
-    return _turn(ids[..., 0] if ids.shape[-1] == 1 else ids, mask.orientation)
+    return turn(ids[..., 0] if ids.shape[-1] == 1 else ids, mask.orientation)
 
 
 def _colors(mask: Raster, where: str) -> np.ndarray:
@@ -179,21 +146,13 @@ def _indices(mask: Raster, where: str) -> np.ndarray:
     return ids
 
 
-def _turn(array: np.ndarray, orientation: int) -> np.ndarray:
-    """The array [H, W, …] as EXIF wants it shown, by a value from 1 (as it is) to 8."""
-    if orientation > 4:
-        array = array.swapaxes(0, 1)
-    upside_down = orientation in (3, 4, 7, 8)
-    mirrored = orientation in (2, 3, 6, 7)
-    return array[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
-
-
 class Decoded(NamedTuple):
-    """An example, and the files that it was made of."""
+    """An example, the files that it was made of, and where the image has no data."""
 
     example: Example
     image: Raster
     mask: Raster
+    missing: np.ndarray | None = None
 
     def stored(self) -> Stored:
         """What the image's file holds."""
@@ -209,17 +168,17 @@ def decode_example(
     table: LabelTable,
     image_name: str,
     mask_name: str,
-    value_range: tuple[float, ...] = (),
+    pixels: Pixels = RGB,
 ) -> Decoded:
     """Contents of an image and a mask file, or arrays, as an example; DataError names the file.
 
-    value_range: see `decode_image`.
+    pixels: what the image is to be. Where it has no data the label is void.
     """
     picture, labels = read(image, image_name), read(mask, mask_name)
-    pixels = to_rgb(picture, image_name, value_range)
+    found, missing = to_image(picture, image_name, pixels)
     label = table.encode(to_ids(labels, mask_name, bool(table.colors)), mask_name)
-    if pixels.shape[:2] != label.shape:
-        (height, width), (mask_height, mask_width) = pixels.shape[:2], label.shape
+    if found.shape[:2] != label.shape:
+        (height, width), (mask_height, mask_width) = found.shape[:2], label.shape
         remedy = "export the mask at the size of the image"
         if (height, width) == (mask_width, mask_height):
             remedy = "a tag (EXIF) may turn the image only: rotate the mask, or remove the tag"
@@ -227,4 +186,6 @@ def decode_example(
             f"{mask_name}: the mask is {mask_height}×{mask_width} (height×width), its image "
             f"{image_name} is {height}×{width}; {remedy}"
         )
-    return Decoded({"image": pixels, "label": label}, picture, labels)
+    if missing is not None:
+        label = np.where(missing, np.uint8(VOID), label)
+    return Decoded({"image": found, "label": label}, picture, labels, missing)

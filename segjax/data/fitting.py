@@ -22,7 +22,8 @@ import numpy as np
 
 from segjax.data import tiles
 
-FILL = (124, 116, 104)  # the mean colour of ImageNet: close to 0 after normalisation
+FILL = (124, 116, 104)  # the mean colour of ImageNet: close to 0 after normalisation, for RGB
+Fill = tuple[float, ...]  # of every channel; what are no colours get their mean
 MAX_PIXELS = 2**22  # of a padded image that the network takes whole: 2048×2048
 TILE = 1024  # height and width of tiles, at most
 OVERLAP = 0.5  # of neighbouring tiles
@@ -30,7 +31,7 @@ BATCH = 4  # tiles at once
 MAX_BAND = 2**26  # logits of a band of rows of a stretched image
 
 Shape = tuple[int, int]
-Logits = Callable[[Any], Any]  # uint8 [B, h, w, 3] to float32 [B, h, w, C]
+Logits = Callable[[Any], Any]  # images [B, h, w, channels] to float32 [B, h, w, C]
 Finish = Callable[[jax.Array], Any]  # logits [h, w, C] to what is wanted of them, [h, w, ...]
 
 
@@ -43,18 +44,22 @@ def padded_shape(shape: Shape) -> Shape:
     return tuple(-(-n // step) * step for n in shape for step in [32 if n <= 512 else 128])
 
 
-def pad(array: np.ndarray, shape: Shape, value: int | tuple[int, ...]) -> np.ndarray:
+def pad(array: np.ndarray, shape: Shape, value: int | Fill) -> np.ndarray:
     """An array [H, W, ...], with `value` below and at the right up to `shape`."""
+    if array.ndim == 3 and array.shape[2] != 3:  # OpenCV has four values at most
+        padded = np.empty((*shape, array.shape[2]), array.dtype)
+        padded[:] = value
+        padded[: array.shape[0], : array.shape[1]] = array
+        return padded
     below, right = shape[0] - array.shape[0], shape[1] - array.shape[1]
     return cv2.copyMakeBorder(array, 0, below, 0, right, cv2.BORDER_CONSTANT, value=value)
 
 
 def resize_image(image: np.ndarray, size: Shape) -> np.ndarray:
-    """uint8 [H, W, 3] to size (h, w), by area means where it shrinks."""
+    """[H, W, channels] to size (h, w), in its own type, by area means where it shrinks."""
     shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
-    return cv2.resize(
-        image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, size[::-1], interpolation=how).reshape(*size, image.shape[2])
 
 
 def at_size(
@@ -93,21 +98,24 @@ def _at_size(
 class Fit(NamedTuple):
     """size: height and width that the network was trained on; resizes: images are stretched to it.
 
-    fixed_size: the network takes no other; is_whole: it takes any image as it is.
+    fixed_size: the network takes no other; is_whole: it takes any image as it is; fill: of padding.
     """
 
     size: Shape
     resizes: bool
     fixed_size: bool = False
     is_whole: bool = False
+    fill: Fill = FILL
 
     def input(self, image: np.ndarray) -> np.ndarray:
-        """An image, uint8 [H, W, 3], as the network takes it whole."""
+        """An image, [H, W, channels], as the network takes it whole."""
         if self.resizes:
             return resize_image(image, self.size)
         if self.is_whole:
             return image
-        return pad(image, self.size if self.fixed_size else padded_shape(image.shape[:2]), FILL)
+        return pad(
+            image, self.size if self.fixed_size else padded_shape(image.shape[:2]), self.fill
+        )
 
     def is_tiled(self, shape: Shape) -> bool:
         """Whether an image of that height and width is cut into tiles."""
@@ -130,7 +138,7 @@ class Fit(NamedTuple):
             yield from self.rows(logits(self.input(image)[None])[0], shape, finish)
             return
         tile = self.size if self.fixed_size else tuple(min(n, TILE) for n in padded_shape(shape))
-        image = pad(image, tuple(map(max, zip(shape, tile, strict=True))), FILL)
+        image = pad(image, tuple(map(max, zip(shape, tile, strict=True))), self.fill)
 
         def scores(corners: list[tiles.Corner]) -> Iterator[np.ndarray]:
             parts = [tiles.part(image, corner, tile) for corner in corners]

@@ -1,10 +1,10 @@
 """Sources to batches: fitted to one shape, shuffled, batched, each a pure function of (seed, step).
 
-A training batch holds `image` uint8 [B, H, W, 3], `label` uint8 [B, H, W] (255 is void), `size`
-int32 [B, 2], the height and width that the example really has within its padding, and `index` int32
-[B], its position in the endless stream of examples, the key of everything random about it. Of
-`examples` that are all on the devices (`FixedShapeSource.stacked`) there is only `row` int32 [B],
-which one.
+A training batch holds `image` [B, H, W, channels] (see `Pixels`), `label` uint8 [B, H, W] (255 is
+void), `size` int32 [B, 2], the height and width that the example really has within its padding, and
+`index` int32 [B], its position in the endless stream of examples, the key of everything random
+about it. Of `examples` that are all on the devices (`FixedShapeSource.stacked`) there is only `row`
+int32 [B], which one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,9 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax.data.fitting import FILL, Fit, pad, padded_shape, resize_image
+from segjax.data.fitting import FILL, Fill, Fit, pad, padded_shape, resize_image
 from segjax.data.label_table import VOID
+from segjax.data.pixels import RGB
 from segjax.data.refining import Refined
 from segjax.data.sources import Source, Subset
 from segjax.errors import ConfigError
@@ -51,23 +52,31 @@ class FixedShapeSource:
         whole: bool = False,
         cache_gb: float | None = None,
         small: Fit | None = None,
+        fill: Fill = FILL,
     ) -> None:
         if config.fit not in FITS:
             raise ConfigError(f"config.data.fit is {config.fit!r}; choose one of {FITS}")
         self.source, self.config, self.native, self.small = source, config, native, small
+        self.fill, self.pixels = fill, getattr(source, "pixels", RGB)
         resized = config.fit == "resize"
         self.stretched = resized and native  # images are, their labels are not
         padded = padded_shape(max_size) if whole else tuple(max_size)
         self.image_shape = tuple(config.size) if resized else padded
         self.label_shape = tuple(config.size) if resized and not native else tuple(max_size)
-        shapes = {"image": (*self.image_shape, 3), "label": self.label_shape}
+        channels, dtype = self.pixels.channels, self.pixels.type
+        kinds = {
+            "image": ((*self.image_shape, channels), dtype),
+            "label": (self.label_shape, np.dtype("uint8")),
+        }
         if small:
-            shapes["small"] = (*small.size, 3)
-        self.gigabytes = len(source) * sum(map(np.prod, shapes.values())) / 1e9
+            kinds["small"] = ((*small.size, channels), dtype)
+        size = sum(np.prod(shape) * dtype.itemsize for shape, dtype in kinds.values())
+        self.gigabytes = len(source) * size / 1e9
         self._cache: Batch | None = None
         if self.gigabytes <= (config.cache_gb if cache_gb is None else cache_gb):
             self._cache = {
-                name: np.empty((len(source), *shape), np.uint8) for name, shape in shapes.items()
+                name: np.empty((len(source), *shape), dtype)
+                for name, (shape, dtype) in kinds.items()
             } | {"size": np.empty((len(source), 2), np.int32)}
             with ThreadPoolExecutor(config.num_threads) as pool:
                 list(pool.map(self._keep, range(len(source))))
@@ -101,7 +110,7 @@ class FixedShapeSource:
             image = resize_image(image, self.image_shape)
             label = label if self.native else resize_label(label, self.label_shape)
         return {
-            "image": pad(image, self.image_shape, FILL),
+            "image": pad(image, self.image_shape, self.fill),
             "label": pad(label, self.label_shape, VOID),
             "size": np.array(label.shape, np.int32),
             **small,
@@ -139,7 +148,13 @@ class EvalSplit:
         for part in parts.values():
             max_size = tuple(max(sizes[i][axis] for i in part) for axis in (0, 1))
             group = FixedShapeSource(
-                _only(source, part), config, max_size, native, whole=True, cache_gb=cache_gb
+                _only(source, part),
+                config,
+                max_size,
+                native,
+                whole=True,
+                cache_gb=cache_gb,
+                fill=getattr(self.fit, "fill", FILL),  # a refiner's images are all large
             )
             self.groups.append(group)
             cache_gb -= group.gigabytes if group.is_kept else 0

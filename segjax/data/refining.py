@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.data import tiles
-from segjax.data.fitting import FILL, Finish, Fit, Logits, Shape, at_size, pad
+from segjax.data.fitting import Finish, Fit, Logits, Shape, at_size, pad
 from segjax.data.label_table import VOID
 
 FLOOR = 1e-3  # of coarse probabilities: no class is so unlikely that it could not come back
@@ -48,7 +48,7 @@ class TwoStage(NamedTuple):
     """A segmenter and a refiner as functions.
 
     coarse: of images as the segmenter takes them, see `fitting.Logits`.
-    refine: float32 [B, h, w, 3 + C], pixels beside what `coarse_of_logits` gives, to logits
+    refine: float32 [B, h, w, channels + C], pixels beside what `coarse_of_logits` gives, to logits
       float32 [B, h, w, C].
     """
 
@@ -150,7 +150,7 @@ class Refined(NamedTuple):
         coarse = Coarse(scores, np.array(image.shape[:2], np.int32), num_classes)
         shape = padded(image.shape[:2])
         if not self.is_tiled(image.shape[:2]):
-            pixels = jnp.float32(pad(image, shape, FILL))
+            pixels = jnp.float32(pad(image, shape, self.fit.fill))
             whole = jnp.concatenate([pixels, coarse.rows(0, shape)], axis=-1)
             yield 0, jax.jit(finish)(logits.refine(whole[None])[0])
             return
@@ -158,7 +158,7 @@ class Refined(NamedTuple):
         side, batch = (UNCERTAIN_WINDOW, 1) if self.only_uncertain else (WINDOW, BATCH)
         tile = tuple(min(n, side) for n in shape)
         is_wanted = coarse.has_uncertain(tile) if self.only_uncertain else lambda corner: True
-        image = pad(image, tuple(map(max, zip(image.shape[:2], tile, strict=True))), FILL)
+        image = pad(image, tuple(map(max, zip(image.shape[:2], tile, strict=True))), self.fit.fill)
 
         def windows(corners: list[tiles.Corner]) -> Iterator[np.ndarray]:
             """Logits [h, w, C] of windows in a row, refined or, where not wanted, as they were."""

@@ -1,28 +1,34 @@
 """Random access to (image, label): folders of files, TFDS, procedural shapes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from ml_collections import ConfigDict
 
-from segjax.data.decode import Example, Stored, decode_example
+from segjax.data import decode, pixels
+from segjax.data.decode import Decoded, Example, decode_example
 from segjax.data.folders import Pair, find_pairs, has_folder_split
+from segjax.data.formats.raster import Raster
 from segjax.data.label_table import LabelTable, load_table
+from segjax.data.pixels import RGB, Pixels
 from segjax.errors import ConfigError, DataError
 from segjax.runtime.files import expand
 
 SOURCES = ("shapes", "folder", "tfds")
+NUM_SAMPLED = 32  # images that say what all are
 
 
 class Source(Protocol):
     """A split, by index. `name` says which file or record an example is.
 
-    One that decodes files has also `inspect(index)`: the example, and what its file holds.
+    One that decodes files has also `inspect(index)`: the example, with its files.
     """
 
     table: LabelTable
+    pixels: Pixels = RGB  # what images are
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Example: ...
@@ -34,6 +40,7 @@ class Subset:
 
     def __init__(self, source: Source, without: Sequence[int]) -> None:
         self.table, self._source = source.table, source
+        self.pixels = getattr(source, "pixels", RGB)
         self._indices = sorted(set(range(len(source))) - set(without))
 
     def __len__(self) -> int:
@@ -48,6 +55,36 @@ class Subset:
 
 def build_source(config: ConfigDict, split: str) -> Source:
     """The source of `split` (train, val or test) that `config`, the data section, asks for."""
+    return _build(resolved(config), split)
+
+
+def resolved(config: ConfigDict) -> ConfigDict:
+    """The data section with the fields that say what images are: see `pixels.resolve`.
+
+    Those that are left open are found from some images of the training split.
+    """
+    is_open = config.get("bands") == "auto" or not config.get("channels", 3)
+    if not is_open and config.get("dtype", "uint8"):
+        return config
+    config = config.copy_and_resolve_references()
+    rasters = []
+    if config.source != "shapes":
+        pixels.numbers(config.bands)
+        with suppress(DataError):  # named by who opens the data
+            rasters = [*_sample(_build(config, "train"))]
+    config.update(pixels.resolve(config, rasters))
+    return config
+
+
+def _sample(source: "FolderSource | TfdsSource") -> Iterator[Raster]:
+    """Up to NUM_SAMPLED images, evenly from the whole split; those that can be read."""
+    count = min(len(source), NUM_SAMPLED)
+    for i in range(count):
+        with suppress(DataError):
+            yield source.raster(i * len(source) // count)
+
+
+def _build(config: ConfigDict, split: str) -> Source:
     match config.source:
         case "shapes":
             from segjax.data import shapes
@@ -59,7 +96,7 @@ def build_source(config: ConfigDict, split: str) -> Source:
         case "folder":
             found = find_pairs(config, split)
             table = load_table(config.classes, config.root)
-            return FolderSource(table, *found, value_range(config))
+            return FolderSource(table, *found, pixels.of(config))
         case "tfds":
             return TfdsSource(config, split)
     raise ConfigError(f"config.data.source is {config.source!r}; choose one of {SOURCES}")
@@ -68,11 +105,6 @@ def build_source(config: ConfigDict, split: str) -> Source:
 def drawn_size(config: ConfigDict) -> tuple[int, int]:
     """Height and width of shapes; runs of earlier versions have no such field."""
     return tuple(config.get("drawn", ()) or config.size)
-
-
-def value_range(config: ConfigDict) -> tuple[float, ...]:
-    """`config.data.value_range`; runs of earlier versions have no such field."""
-    return tuple(config.get("value_range", ()))
 
 
 def has_split(config: ConfigDict, split: str) -> bool:
@@ -94,18 +126,17 @@ class FolderSource:
     left_out: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     division: str = ""
-    value_range: tuple[float, ...] = ()
+    pixels: Pixels = RGB
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Example:
-        return decode_example(*self._content(index)).example
+        return self.inspect(index).example
 
-    def inspect(self, index: int) -> tuple[Example, Stored]:
+    def inspect(self, index: int) -> Decoded:
         """See `Source`."""
-        decoded = decode_example(*self._content(index))
-        return decoded.example, decoded.stored()
+        return decode_example(*self._content(index))
 
     def _content(self, index: int) -> tuple:
         image, mask = self.pairs[index]
@@ -113,7 +144,15 @@ class FolderSource:
             contents = image.read_bytes(), mask.read_bytes()
         except OSError as error:
             raise DataError(f"{error}; make {image} and {mask} readable or remove both") from error
-        return *contents, self.table, str(image), str(mask), self.value_range
+        return *contents, self.table, str(image), str(mask), self.pixels
+
+    def raster(self, index: int) -> Raster:
+        """The file of an image."""
+        image, _ = self.pairs[index]
+        try:
+            return decode.read(image.read_bytes(), str(image))
+        except OSError as error:
+            raise DataError(f"{error}; make it readable or remove it") from error
 
     def name(self, index: int) -> str:
         return str(self.pairs[index][0])
@@ -130,7 +169,7 @@ class TfdsSource:
 
         self.table = load_table(config.classes, config.root)
         self.keys = (config.image_key, config.label_key)
-        self.value_range = value_range(config)
+        self.pixels = pixels.of(config)
         self.builder = tfds_builder(config.name, config.root)
         self.split = config.splits[split]
         features = list(self.builder.info.features)
@@ -153,16 +192,19 @@ class TfdsSource:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Example:
-        return decode_example(*self._content(index)).example
+        return self.inspect(index).example
 
-    def inspect(self, index: int) -> tuple[Example, Stored]:
+    def inspect(self, index: int) -> Decoded:
         """See `Source`."""
-        decoded = decode_example(*self._content(index))
-        return decoded.example, decoded.stored()
+        return decode_example(*self._content(index))
 
     def _content(self, index: int) -> tuple:
         record, name = self.records[index], self.name(index)
-        return *(record[key] for key in self.keys), self.table, name, name, self.value_range
+        return *(record[key] for key in self.keys), self.table, name, name, self.pixels
+
+    def raster(self, index: int) -> Raster:
+        """The file of an image."""
+        return decode.read(self.records[index][self.keys[0]], self.name(index))
 
     def name(self, index: int) -> str:
         return f"{self.builder.name}/{self.split}[{index}]"

@@ -104,8 +104,25 @@ def _data() -> ConfigDict:
     # An image or mask that cannot be used, or has no partner, or a training image that is in val or
     # test too: raise, or skip it, counted and named.
     data.on_error = "raise"
-    # The two stored values that become black and white, such as (0, 4095) for 12 bits in 16; what
-    # lies beyond is clipped. () takes those of the files' type: 0 and 255, 0 and 65535.
+    # What of an image's file the network sees. rgb: red, green and blue with 8 bits. stored: all
+    # bands, of the type that they have. "4,3,2": these bands, counted from 1. auto: rgb where the
+    # training images are 8-bit colours or `value_range` is given, else stored.
+    data.bands = "auto"
+    # Of an image: how many channels, and their type: uint8, uint16, int16, float32. 0 and '': as
+    # the training images have them. float32 takes images of different types.
+    data.channels = 0
+    data.dtype = ""
+    # Several pages in a TIFF, or frames in a DICOM file: refuse, or channels.
+    data.pages = "refuse"
+    # given: by config.model.mean and std. dataset: by mean and standard deviation of the training
+    # images. image: every image by its own percentiles (0.5 and 99.5), then as dataset. window: by
+    # `windows`. auto: given for rgb, else dataset.
+    data.normalize = "auto"
+    # Level and width of one or more, such as (40, 400, 600, 1500): one channel is seen through each
+    # of them, several through one each.
+    data.windows = ()
+    # rgb: the two stored values that become black and white, such as (0, 4095) for 12 bits in 16;
+    # what lies beyond is clipped. () takes those of the files' type: 0 and 255, 0 and 65535.
     data.value_range = ()
     data.num_threads = 8
     # Decoded examples are kept in memory if a split takes no more than this.
@@ -121,12 +138,17 @@ def _augment() -> ConfigDict:
     augment.scale = (0.75, 1.75)
     augment.flip_horizontal = True
     augment.flip_vertical = False
-    # Largest change, as a share; hue in turns of the colour circle; 0 is off.
+    # Largest change, as a share; hue in turns of the colour circle; 0 is off. Saturation and hue
+    # are of colours alone (config.data.bands=rgb); other channels change each by itself.
     augment.brightness = 0.2
     augment.contrast = 0.2
     augment.saturation = 0.2
     augment.hue = 0.02
     augment.gamma = 0.2
+    # Largest standard deviation of noise, over what is between black and white, and of a blur, in
+    # pixels; 0 is off.
+    augment.noise = 0.0
+    augment.blur = 0.0
     return augment
 
 

@@ -12,9 +12,12 @@ def model() -> ConfigDict:
     model.encoder = "mobilenet_v2"
     # float32 or bfloat16; parameters, batch statistics and losses are float32 either way.
     model.dtype = "float32"
-    # Of pixels in 0 … 255: ImageNet's.
+    # Of the images' values, for every channel; see config.data.normalize. These are ImageNet's, of
+    # colours in 0 … 255.
     model.mean = (123.675, 116.28, 103.53)
     model.std = (58.395, 57.12, 57.375)
+    # Whether what is beyond mean - std and mean + std is cut off, as for windows of CT images.
+    model.clip = False
     # Neither the encoder's weights nor its batch statistics change.
     model.freeze_encoder = False
     model.unet = _unet()

@@ -14,6 +14,7 @@ from segjax.data.decode import Example
 from segjax.data.fitting import pad, padded_shape, resize_image
 from segjax.data.label_table import VOID, LabelTable
 from segjax.data.pipeline import MAX_LOGITS, EvalSplit, FixedShapeSource, eval_batches
+from segjax.data.pixels import shown
 from segjax.evaluation import boundary, iou, plots, report
 from segjax.evaluation.loss import Loss
 from segjax.evaluation.step import counts
@@ -131,7 +132,7 @@ def _picture(
     height, width = batch["size"][row].tolist()
     image, label = batch["image"][row], batch["label"][row, :height, :width]
     image = resize_image(image, (height, width)) if stretched else image[:height, :width]
-    return image, label, prediction[row, :height, :width]
+    return shown(image), label, prediction[row, :height, :width]
 
 
 def _score_large(
@@ -147,7 +148,7 @@ def _score_large(
     for i in range(len(split.large)):
         example = split.large[i]
         sums, prediction = _score_bands(logits(variables), example, split, loss)
-        yield sums, [(example["image"], example["label"], prediction)] if i in drawn else []
+        yield sums, [(shown(example["image"]), example["label"], prediction)] if i in drawn else []
 
 
 def _score_bands(

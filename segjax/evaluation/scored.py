@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from segjax.data import check
+from segjax.data import check, pixels
 from segjax.data.folders import pair_folders
 from segjax.data.label_table import LabelTable
-from segjax.data.sources import FolderSource, Source, build_source, value_range
+from segjax.data.sources import FolderSource, Source, build_source
 from segjax.errors import ConfigError, DataError
 from segjax.run import workdir
 from segjax.runtime.files import read_text
@@ -87,7 +87,7 @@ def _of_folders(
         raise ConfigError("--images and --masks are two folders of the same data; give both")
     table = table_of(Path(masks).absolute().parent, table)
     found = pair_folders(Path(images), Path(masks), skip=True)  # the check names what is left out
-    source = FolderSource(table, *found, value_range(config))
+    source = FolderSource(table, *found, pixels.of(config))
     report = check.check(config, splits=("test",), sources={"test": source}, trained=True)
     folder = Path(images).resolve()
     name = _name((folder.parent if folder.name == "images" else folder).name)

@@ -28,7 +28,7 @@ def scales(tta: Sequence[str], fixed_size: bool = False) -> list[float]:
 
 
 def averaged(logits: Callable[[Any], Any], tta: Sequence[str]) -> Callable[[Any], Any]:
-    """A function of images [B, H, W, 3]: the mean of its logits [B, H, W, C] over changes of them.
+    """A function of images [B, H, W, c]: the mean of its logits [B, H, W, C] over changes of them.
 
     tta: beside the image itself, `flip` adds the mirrored one, and a number such as `0.75` the
       image at that scale.
@@ -56,4 +56,5 @@ def _resized(images: jax.Array, scale: float) -> jax.Array:
     batch, height, width, channels = images.shape
     shape = (batch, max(1, round(height * scale)), max(1, round(width * scale)), channels)
     resized = jax.image.resize(jnp.float32(images), shape, "linear")
-    return resized.round().astype(jnp.uint8)
+    is_whole = jnp.issubdtype(images.dtype, jnp.integer)
+    return (resized.round() if is_whole else resized).astype(images.dtype)

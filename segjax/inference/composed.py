@@ -9,19 +9,19 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from segjax.data.fitting import FILL, Shape, at_size
+from segjax.data.fitting import Shape, at_size
 from segjax.data.refining import STEP, coarse_of_logits
 from segjax.weights.runs import Trained
 
 
 def of(trained: Trained) -> Callable[[jax.Array], jax.Array]:
-    """The function of a refiner with its segmenter: uint8 [B, H, W, 3] to float32 [B, H, W, C]."""
+    """The function of a refiner with its segmenter: images [B, H, W, c] to float32 [B, H, W, C]."""
     segmenter, size = trained.segmenter, trained.fit.size
 
     def logits(images: jax.Array) -> jax.Array:
         height, width = images.shape[1:3]
         below, right = -height % STEP, -width % STEP
-        fill = jnp.array(FILL, jnp.float32)[None, None, None]
+        fill = jnp.array(segmenter.fit.fill, jnp.float32)[None, None, None]
         around = ((0, 0), (0, below), (0, right), (0, 0))
         pixels = jnp.pad(images.astype(jnp.float32) - fill, around) + fill
         scores = segmenter.logits(stretched(images, size))
@@ -34,7 +34,7 @@ def of(trained: Trained) -> Callable[[jax.Array], jax.Array]:
 
 
 def stretched(images: jax.Array, size: Shape) -> jax.Array:
-    """uint8 [B, H, W, 3] to [B, *size, 3] as `fitting.resize_image` does, give or take 1."""
+    """[B, H, W, c] to [B, *size, c] of its type, as `fitting.resize_image` does, give or take 1."""
     lengths = images.shape[1:3]
     shrinks = [jnp.int32(length) > n for length, n in zip(lengths, size, strict=True)]
     grows = [jnp.int32(length) < n for length, n in zip(lengths, size, strict=True)]
@@ -46,7 +46,9 @@ def stretched(images: jax.Array, size: Shape) -> jax.Array:
     exact = jax.lax.Precision.HIGHEST
     x = jnp.einsum("hH,bHWc->bhWc", rows, images.astype(jnp.float32), precision=exact)
     x = jnp.einsum("wW,bhWc->bhwc", columns, x, precision=exact)
-    return jnp.floor(x + 0.5).astype(jnp.uint8)  # halves go up, as OpenCV has it at scale 2
+    if images.dtype == jnp.float32:
+        return x
+    return jnp.floor(x + 0.5).astype(images.dtype)  # halves go up, as OpenCV has it at scale 2
 
 
 def _area(length: int, count: int) -> jax.Array:

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from jax import export
 from jax.extend import core
 
-from segjax.data.fitting import FILL, Shape
+from segjax.data import normalization, pixels
+from segjax.data.fitting import Shape
 from segjax.errors import ConfigError
 from segjax.inference import composed, networks
 from segjax.models.layers import blocks
@@ -43,20 +44,23 @@ def metadata(trained: Trained, size: Shape | None = None) -> dict[str, Any]:
     """
     config = workdir.as_json(trained.config)
     canonical = json.dumps(config, sort_keys=True).encode()
+    kind = pixels.of(trained.config.data)
+    rgb = ", RGB" if kind.is_rgb else ""
     refiner = {}
     if trained.segmenter:
         segmenter = fingerprint(trained.segmenter.variables["params"])
         fit, size = ("resize" if size else "whole"), list(size or trained.fit.size)
         refiner = {"fit": fit, "size": size, "segmenter_parameters": segmenter}
     return {
-        "input": "image: uint8 [batch, height, width, 3], RGB",
+        "input": f"image: {kind.type} [batch, height, width, {kind.channels}]{rgb}",
         "outputs": ["label: uint8 [batch, height, width]",
                     "probabilities: float32 [batch, height, width, classes]"],
         "table": json.loads(trained.table.to_json()),
         "size": config["data"]["size"],
         "fit": config["data"]["fit"],
         "value_range": config["data"]["value_range"],
-        "fill": list(FILL),
+        "pixels": kind._asdict(),
+        "fill": list(normalization.fill(trained.config)),
         "dtype": jnp.dtype(trained.model.dtype).name,
         "scored_dtype": config["model"]["dtype"],
         "mean": config["model"]["mean"],
@@ -72,10 +76,15 @@ def _logits(trained: Trained) -> Callable[[jax.Array], jax.Array]:
     return composed.of(trained) if trained.segmenter else trained.logits
 
 
+def _image(trained: Trained, shape: str) -> jax.ShapeDtypeStruct:
+    """What a program takes, with a symbol for each length that may be any."""
+    kind = pixels.of(trained.config.data)
+    return jax.ShapeDtypeStruct(export.symbolic_shape(f"{shape}, {kind.channels}"), kind.type)
+
+
 def to_stablehlo(trained: Trained, path: Path) -> None:
     """Writes a zip file with the program (`jax.export`, every platform) and metadata.json."""
-    shape = export.symbolic_shape("batch, height, width, 3")
-    image = jax.ShapeDtypeStruct(shape, "uint8")
+    image = _image(trained, "batch, height, width")
     logits = _logits(trained)
     program = export.export(jax.jit(lambda x: _outputs(logits(x))), platforms=PLATFORMS)
     content = (program(image).serialize(), json.dumps(metadata(trained), indent=2))
@@ -96,12 +105,12 @@ def to_onnx(trained: Trained, path: Path, size: Shape | None = None) -> None:
             return tuple(_outputs(logits(image)).values())
 
     height, width = size or trained.config.data.size
-    shape = export.symbolic_shape(f"batch, {height}, {width}, 3")
+    image = _image(trained, f"batch, {height}, {width}")
     # jax2onnx adds biases of another rank, whatever the process allows.
     with _jax2onnx() as convert, jax.numpy_rank_promotion("allow"):
         model = convert(
             outputs,
-            [jax.ShapeDtypeStruct(shape, "uint8")],
+            [image],
             model_name="segjax",
             opset=OPSET,
             input_names=["image"],

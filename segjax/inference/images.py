@@ -15,6 +15,7 @@ from tqdm import tqdm
 from segjax.data import decode, values
 from segjax.data.decode import Raster
 from segjax.data.folders import name_of
+from segjax.data.pixels import Pixels, to_image
 from segjax.errors import DataError
 from segjax.inference import inputs
 from segjax.inference.masks import Masks
@@ -40,7 +41,7 @@ def predict_file(
     name: by which the image has its mask in `masks`.
     """
     try:
-        raster, image, mask = _read(path, model.network.value_range, masks, name)
+        raster, image, mask = _read(path, model.network.pixels, masks, name)
         if census:
             census.add(str(path), decode.stored_in(raster))
     except OSError as error:
@@ -71,14 +72,14 @@ def predict_file(
 
 
 def _read(
-    path: Path, value_range: tuple[float, ...], masks: Masks | None, name: str
+    path: Path, pixels: Pixels, masks: Masks | None, name: str
 ) -> tuple[Raster, np.ndarray, np.ndarray | None]:
     """The file of an image, the image, and its mask if there are `masks`."""
     if masks:
-        found = masks.beside(path, name, value_range)
+        found = masks.beside(path, name, pixels)
         return found.image, found.example["image"], found.example["label"]
     raster = decode.read(path.read_bytes(), str(path))
-    return raster, decode.to_rgb(raster, str(path), value_range), None
+    return raster, to_image(raster, str(path), pixels)[0], None
 
 
 def _origin() -> PngInfo:
@@ -106,11 +107,12 @@ def predict_images(
     """
     files, unused = inputs.find_images(pattern, output, overlay, probabilities)
     summary = {"images": [], "skipped": [], "unused": unused, "warnings": []}
-    census = values.Census(model.network.value_range)
+    census = values.Census(model.network.pixels.value_range)
     draw = partial(model.overlay, opacity=opacity, contours=contours) if overlay else None
     log.info("Compiling the network")
-    blank = np.zeros((*model.fit.size, 3), np.uint8)
-    model.label(blank, blank[..., 0] if masks else None)
+    kind = model.network.pixels
+    blank = np.zeros((*model.fit.size, kind.channels), kind.type)
+    model.label(blank, np.zeros(model.fit.size, np.uint8) if masks else None)
     try:
         for path, out in tqdm(files.items(), unit="image", disable=None):
             try:
@@ -121,7 +123,7 @@ def predict_images(
             except DataError as error:
                 summary["skipped"].append(str(error))
     finally:  # after Ctrl-C too
-        if not model.network.value_range:
+        if kind.is_rgb and not kind.value_range:
             summary["warnings"] = values.dark_inputs(census.values)
         write_json(output / "summary.json", summary)
     return summary

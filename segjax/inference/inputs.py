@@ -164,6 +164,11 @@ def is_result(path: Path) -> bool:
         return False
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a result, or the probabilities beside one."""
+    return is_result(path.with_suffix(".png") if path.suffix == ".npz" else path)
+
+
 def _match(pattern: str) -> tuple[Path, Listing]:
     """The part of a pattern before its first * or the like, and the images that match."""
     parts = Path(pattern).parts
@@ -180,7 +185,7 @@ def _without_results_and_masks(found: Listing, base: Path, output: Path) -> List
         mask_folder = next((p for p in between if is_mask(p)), None)
         if mask_folder:
             masks[mask_folder].append(path)
-        elif is_result(path) or (below and into in path.resolve().parents):
+        elif _is_ours(path) or (below and into in path.resolve().parents):
             results.append(path)
         else:
             images.append(path)

@@ -7,6 +7,7 @@ from segjax.data import decode, folders
 from segjax.data.decode import Decoded
 from segjax.data.label_table import LabelTable
 from segjax.data.listing import list_images
+from segjax.data.pixels import Pixels
 from segjax.errors import DataError
 from segjax.inference import inputs
 
@@ -18,7 +19,7 @@ class Masks(NamedTuple):
     files: dict[str, list[Path]]
     table: LabelTable
 
-    def beside(self, path: Path, name: str, value_range: tuple[float, ...]) -> Decoded:
+    def beside(self, path: Path, name: str, pixels: Pixels) -> Decoded:
         """An image and its mask, FOLDER/NAME.*, as in training.
 
         What segjax.predict wrote holds class ids, and is read as such. Raises DataError, in a line
@@ -33,7 +34,7 @@ class Masks(NamedTuple):
         image = path.read_bytes()
         try:
             return decode.decode_example(
-                image, mask.read_bytes(), table, str(path), str(mask), value_range
+                image, mask.read_bytes(), table, str(path), str(mask), pixels
             )
         except DataError as error:
             if str(path) in str(error) and str(mask) in str(error):

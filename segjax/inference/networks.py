@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from segjax.data.fitting import Fit
+from segjax.data import pixels
+from segjax.data.fitting import FILL, Fit
 from segjax.data.label_table import LabelTable
+from segjax.data.pixels import RGB, Pixels
 from segjax.data.refining import Refined, TwoStage
 from segjax.errors import ConfigError, DataError
 from segjax.evaluation import tta as test_time
@@ -33,24 +35,24 @@ SMALLEST = float(np.finfo(np.float32).tiny)
 class Network(NamedTuple):
     """A network ready for inference, of a work directory or of an exported file.
 
-    logits: uint8 [B, h, w, 3] RGB to float32 [B, h, w, C], up to a constant in every pixel; with a
-      refiner both functions.
+    logits: images [B, h, w, channels] to float32 [B, h, w, C], up to a constant in every pixel;
+      with a refiner both functions.
     fit: how an image meets it.
-    value_range: what files hold to what it takes, see `decode.decode_image`.
+    pixels: what images are; `pixels.to_image` makes them of files.
     """
 
     logits: Callable[[Any], Any] | TwoStage
     table: LabelTable
     fit: Fit | Refined
-    value_range: tuple[float, ...] = ()
+    pixels: Pixels = RGB
 
 
 def of(trained: Trained) -> Network:
     """The functions of a run, compiled, with what prediction has to know."""
-    data, logits = trained.config.data, jax.jit(trained.logits)
+    logits = jax.jit(trained.logits)
     if trained.segmenter:
         logits = TwoStage(jax.jit(trained.segmenter.logits), logits)
-    return Network(logits, trained.table, trained.fit, tuple(data.value_range))
+    return Network(logits, trained.table, trained.fit, pixels.of(trained.config.data))
 
 
 def read_file(path: str | Path) -> tuple[Network, dict[str, Any]]:
@@ -70,7 +72,7 @@ def read_file(path: str | Path) -> tuple[Network, dict[str, Any]]:
         probabilities, metadata = (_read_onnx if is_onnx else _read_stablehlo)(Path(path))
         table = LabelTable.from_json(json.dumps(metadata["table"]), str(path))
         size, fit = tuple(metadata["size"]), metadata["fit"]
-        value_range = tuple(metadata.get("value_range", ()))  # files of version 0.1 have none
+        kind = _pixels(metadata)
     except DAMAGES as error:
         reason = f"{error}".partition("\n")[0] or type(error).__name__
         raise DataError(f"{path} is not a file that segjax.export wrote ({reason})") from error
@@ -80,8 +82,15 @@ def read_file(path: str | Path) -> tuple[Network, dict[str, Any]]:
         return jnp.log(jnp.maximum(probabilities(images), SMALLEST))
 
     compiled = logits if is_onnx else jax.jit(logits)
-    fit = Fit(size, fit == "resize", is_onnx, is_whole=fit == "whole")
-    return Network(compiled, table, fit, value_range), metadata
+    filled = tuple(metadata.get("fill", FILL))
+    fit = Fit(size, fit == "resize", is_onnx, is_whole=fit == "whole", fill=filled)
+    return Network(compiled, table, fit, kind), metadata
+
+
+def _pixels(metadata: dict[str, Any]) -> Pixels:
+    """What images are to a file; those of earlier versions take RGB."""
+    fields = {"value_range": metadata.get("value_range", ()), **metadata.get("pixels", {})}
+    return Pixels(**{**fields, "value_range": tuple(fields["value_range"])})
 
 
 def _read_stablehlo(path: Path) -> tuple[Callable[[Any], Any], dict[str, Any]]:

@@ -1,11 +1,10 @@
 """A trained network, applied: an image of any size in, its class ids out, at the image's own size.
 
     model = predictor.load("runs/camvid-cpu")
-    label = model.label(image)  # image: uint8 [H, W, 3] RGB
+    label = model.label(image)  # image: uint8 [H, W, 3] RGB, or what it was trained on
     picture = model.overlay(image, label)
 
-Files of other kinds become such images as in training, `config.data.value_range` included, by
-`decode.decode_image(path.read_bytes(), str(path), model.network.value_range)`.
+Files become such images as in training by `model.read(path)`.
 
 What the network sees of an image is the evaluator's (`segjax.data.fitting`). Scores are kept of a
 band of rows at a time, so that an image may be far larger than all its scores would allow.
@@ -21,8 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.data import decode
 from segjax.data.fitting import Finish
 from segjax.data.label_table import VOID
+from segjax.data.pixels import shown, to_image
 from segjax.data.refining import Refined
 from segjax.errors import ConfigError
 from segjax.inference import networks
@@ -81,23 +82,23 @@ class Predictor:
         return isinstance(self.fit, Refined)
 
     def label(self, image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        """Class ids, uint8 [H, W], of an image, uint8 [H, W, 3] RGB.
+        """Class ids, uint8 [H, W], of an image: see `Network.pixels`.
 
         mask: class ids, integers [H, W], to be refined in place of what the segmenter gives; values
           that are no class are for the refiner to decide. ValueError without a refiner.
         """
-        label = np.empty(image_shape(image), np.uint8)
+        label = np.empty(self._shape(image), np.uint8)
         return joined(self._bands(image, classes, mask), label)
 
     def probabilities(self, image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        """Class probabilities, float16 [H, W, C], of an image, uint8 [H, W, 3] RGB."""
+        """Class probabilities, float16 [H, W, C], of an image."""
         return self.label_and_probabilities(image, mask)[1]
 
     def label_and_probabilities(
         self, image: np.ndarray, mask: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Both, of one pass through the network."""
-        label = np.empty(image_shape(image), np.uint8)
+        label = np.empty(self._shape(image), np.uint8)
         probabilities = np.empty((*label.shape, len(self.table.names)), np.float16)
         out = label, probabilities
         return joined(self._bands(image, _classes_and_probabilities, mask), out)
@@ -113,14 +114,14 @@ class Predictor:
           opacity: of the colours, 0 to 1.
           contours: also outline the classes, in their full colours.
         """
-        colors = self.table.palette[label]
+        image, colors = shown(image), self.table.palette[label]
         picture = cv2.addWeighted(image, 1 - opacity, colors, opacity, 0)
-        shown = label != self.table.background  # everywhere, if that is None
+        is_shown = label != self.table.background  # everywhere, if that is None
         if contours:
             width = 1 + 2 * max(1, min(label.shape) // 200)
             edges = cv2.morphologyEx(label, cv2.MORPH_GRADIENT, np.ones((width, width), np.uint8))
             picture = np.where((edges > 0)[..., None], colors, picture)
-        return np.where(shown[..., None], picture, image)
+        return np.where(is_shown[..., None], picture, image)
 
     def _bands(
         self, image: np.ndarray, finish: Finish, mask: np.ndarray | None
@@ -128,6 +129,21 @@ class Predictor:
         size = len(self.table.names)
         given = {} if mask is None else {"mask": self._as_ids(mask, image.shape[:2])}
         return self.fit.bands(self.network.logits, image, size, finish, **given)
+
+    def read(self, path: str | Path) -> np.ndarray:
+        """The image in a file, as the network takes it; DataError where it does not fit."""
+        raster = decode.read(Path(path).read_bytes(), str(path))
+        return to_image(raster, str(path), self.network.pixels)[0]
+
+    def _shape(self, image: np.ndarray) -> tuple[int, int]:
+        """Height and width; TypeError or ValueError for what is no image to the network."""
+        wanted = self.network.pixels
+        if not isinstance(image, np.ndarray):
+            raise TypeError(f"an image is a NumPy array, {wanted.describe()}, not {type(image)}")
+        fits = image.ndim == 3 and image.shape[2] == wanted.channels
+        if image.dtype != wanted.type or not fits:
+            raise ValueError(f"an image is {wanted.describe()}, not {image.dtype} {image.shape}")
+        return image.shape[:2]
 
     def _as_ids(self, mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         """A mask as uint8, in which whatever is no class is VOID."""
@@ -149,12 +165,3 @@ def joined(bands: Iterable[tuple[int, Any]], out: Any) -> Any:
     for top, band in bands:
         jax.tree.map(partial(write, top), out, band)
     return out
-
-
-def image_shape(image: np.ndarray) -> tuple[int, int]:
-    """Height and width; TypeError or ValueError for what is no image."""
-    if not isinstance(image, np.ndarray):
-        raise TypeError(f"an image is a NumPy array, uint8 [H, W, 3] RGB, not {type(image)}")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"an image is uint8 [H, W, 3] RGB, not {image.dtype} {image.shape}")
-    return image.shape[:2]

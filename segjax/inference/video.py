@@ -46,10 +46,16 @@ def predict_video(
 
     For what is in it see `segment_video`; the picture is `Predictor.overlay`.
     """
-    if model.network.value_range:
+    kind = model.network.pixels
+    if not kind.is_rgb:
+        raise ConfigError(
+            f"--input {source}: the network takes {kind.describe()}, and a video has colours of 8 "
+            "bits; give its frames as images"
+        )
+    if kind.value_range:
         raise ConfigError(
             f"--input {source}: the network was trained with config.data.value_range = "
-            f"{model.network.value_range}, and a video has 8 bits; give its frames as images"
+            f"{kind.value_range}, and a video has 8 bits; give its frames as images"
         )
     result = output / f"{inputs.name_of(source)}.mp4"
     if result.resolve() == Path(source).resolve():

@@ -31,8 +31,10 @@ REFINERS = ("none", "pix2pix")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def build(config: ConfigDict, num_classes: int, axis_name: str | None = None) -> Segmenter:
-    """The network of `config.model`.
+def build(
+    config: ConfigDict, num_classes: int, axis_name: str | None = None, channels: int = 3
+) -> Segmenter:
+    """The network of `config.model`, for images of so many channels.
 
     `axis_name` is the pmap axis over which batch norm shares its statistics; None under jit.
     Raises ConfigError for a value that no network has, and for changed fields of another family.
@@ -54,6 +56,8 @@ def build(config: ConfigDict, num_classes: int, axis_name: str | None = None) ->
         std=tuple(config.std),
         freeze_encoder=config.freeze_encoder,
         dtype=DTYPES[config.dtype],
+        in_channels=channels,
+        clip=config.get("clip", False),
     )
 
 
@@ -72,9 +76,13 @@ def _require_unchanged(config: ConfigDict, others: set[str]) -> None:
 
 
 def build_refiner(
-    config: ConfigDict, model: ConfigDict, num_classes: int, axis_name: str | None = None
+    config: ConfigDict,
+    model: ConfigDict,
+    num_classes: int,
+    axis_name: str | None = None,
+    channels: int = 3,
 ) -> Refiner:
-    """The refiner of `config.refiner`; `model`, of its segmenter, says mean, std and dtype."""
+    """The refiner of `config.refiner`; `model` is that of its segmenter, `channels` of images."""
     return Refiner(
         num_classes=num_classes,
         mean=tuple(model.mean),
@@ -83,6 +91,8 @@ def build_refiner(
         features=config.features,
         axis_name=axis_name,
         dtype=DTYPES[model.dtype],
+        image_channels=channels,
+        clip=model.get("clip", False),
     )
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from segjax.models.layers.blocks import EPSILON, UpsampleConvNormAct, kernel_init
 from segjax.models.layers.norm import NormAct
+from segjax.models.segmenter import normalized
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
@@ -24,10 +25,11 @@ def leaky_relu(x: jax.Array) -> jax.Array:
 
 
 class Refiner(nn.Module):
-    """Images and coarse log-probabilities, [B, H, W, 3 + C], to float32 logits [B, H, W, C].
+    """Images and coarse log-probabilities, [B, H, W, c + C], to float32 logits [B, H, W, C].
 
-    The first three channels are pixels in 0 … 255, the others what `refining.coarse_of_logits`
-    gives, of the same pixels. Any H and W: padding to a multiple of the largest stride is inside.
+    The first channels are pixels as a segmenter takes them, the others, of the same pixels, what
+    `refining.coarse_of_logits` gives. Any H and W: padding to a multiple of the largest stride is
+    inside.
 
     Fields:
       channels: of the convolutions of stride 2, from fine to coarse.
@@ -41,18 +43,21 @@ class Refiner(nn.Module):
     features: int = 16
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    image_channels: int = 3
+    clip: bool = False
 
     @property
     def in_channels(self) -> int:
         """Of what it takes."""
-        return 3 + self.num_classes
+        return self.image_channels + self.num_classes
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         height, width = x.shape[1:3]
-        coarse = x[..., 3:].astype(jnp.float32)
-        mean, std = (jnp.array(v)[None, None, None] for v in (self.mean, self.std))
-        x = jnp.concatenate([(x[..., :3] - mean) / std, jnp.exp(coarse)], axis=-1)
+        image, coarse = x[..., : self.image_channels], x[..., self.image_channels :]
+        coarse = coarse.astype(jnp.float32)
+        image = normalized(image, self.mean, self.std, self.clip)
+        x = jnp.concatenate([image, jnp.exp(coarse)], axis=-1)
         stride = 2 ** len(self.channels)
         below, right = (-(-n // stride) * stride - n for n in (height, width))
         x = jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0))).astype(self.dtype)

@@ -12,15 +12,27 @@ from segjax.models.layers.blocks import kernel_init
 from segjax.models.layers.resize import enlarge
 
 
-class Segmenter(nn.Module):
-    """The whole function: images [B, H, W, 3] of any size to float32 logits [B, H, W, num_classes].
+def normalized(
+    image: jax.Array, mean: Sequence[float], std: Sequence[float], clip: bool
+) -> jax.Array:
+    """(image - mean) / std of every channel [B, H, W, c], float32, with `clip` to [-1, 1].
 
-    Pixels are uint8, or floats in the same range 0 … 255. Normalisation, padding to a multiple of
-    the encoder's largest stride and cropping back happen here, so that no caller can do them
-    differently.
+    One channel becomes as many as there are means: windows of a CT image, by level and half width.
+    """
+    mean, std = (jnp.array(values, jnp.float32)[None, None, None] for values in (mean, std))
+    x = (image.astype(jnp.float32) - mean) / std
+    return x.clip(-1, 1) if clip else x
+
+
+class Segmenter(nn.Module):
+    """The whole function: images [B, H, W, in_channels] of any size to float32 logits [B, H, W, C].
+
+    Pixels are what files hold, of any type: uint8, uint16, int16, float32. Normalisation, padding
+    to a multiple of the encoder's largest stride and cropping back happen here, so that no caller
+    can do them differently.
 
     Fields:
-      encoder: called with float images [B, H, W, 3] and `train`; gives features of its `strides`,
+      encoder: called with float images [B, H, W, c] and `train`; gives features of its `strides`,
         from fine to coarse.
       decoder: called with these features and `train`; gives [B, H/s, W/s, C'], for the head, a
         convolution of `head_kernel` and `head_init` if it has such attributes; logits of s > 1 are
@@ -38,7 +50,8 @@ class Segmenter(nn.Module):
     std: Sequence[float]
     freeze_encoder: bool = False
     dtype: Any = jnp.float32
-    in_channels = 3
+    in_channels: int = 3
+    clip: bool = False
 
     @property
     def stochastic(self) -> bool:
@@ -67,8 +80,7 @@ class Segmenter(nn.Module):
     ) -> jax.Array:
         """keys: typed PRNG keys [B], in training of a `stochastic` network."""
         height, width = image.shape[1:3]
-        mean, std = (jnp.array(v)[None, None, None] for v in (self.mean, self.std))
-        x = (image.astype(jnp.float32) - mean) / std
+        x = normalized(image, self.mean, self.std, self.clip)
         padded = self._padded(image.shape[1:3])
         below, right = padded[0] - height, padded[1] - width
         x = jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0)))

@@ -122,13 +122,16 @@ def add_discriminator(
     generator: TrainState,
     discriminator: nn.Module,
     optimizer: optax.GradientTransformation,
-    num_classes: int,
+    channels: tuple[int, int],
     seed: int,
 ) -> GanState:
-    """The segmenter's state with that of a new discriminator, the same for the same seed."""
+    """The segmenter's state with that of a new discriminator, the same for the same seed.
+
+    channels: of images, and of their segmentation.
+    """
 
     def fresh(key: jax.Array) -> DiscriminatorState:
-        image, probabilities = jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 64, 64, num_classes))
+        image, probabilities = (jnp.zeros((1, 64, 64, count)) for count in channels)
         variables = _init(discriminator, key, image, probabilities)
         return DiscriminatorState(opt_state=optimizer.init(variables["params"]), **variables)
 

@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from segjax import defaults
+from segjax.data import normalization
 from segjax.data.counts import Report
 from segjax.data.label_table import LabelTable
 from segjax.defaults import MOVED
@@ -66,6 +67,15 @@ LATER = {
     "data.divide": "thresholds",
     "data.subfolders": False,
     "data.value_range": [],
+    "data.bands": "rgb",
+    "data.channels": 3,
+    "data.dtype": "uint8",
+    "data.pages": "refuse",
+    "data.normalize": "given",
+    "data.windows": [],
+    "model.clip": False,
+    "augment.noise": 0.0,
+    "augment.blur": 0.0,
     "data.drawn": [],
     "optim.sgd_decay": "decoupled",
     "optim.warmup_steps": 0,
@@ -78,6 +88,10 @@ LATER = {
 
 # Those of LATER whose default is another today.
 DEFAULTS = {"data.divide": "shares", "data.subfolders": True, "optim.sgd_decay": "l2"}
+
+# Fields that the data decide where they are left as they are here.
+OPEN = {"data.bands": "auto", "data.channels": 0, "data.dtype": "", "data.normalize": "auto"}
+MEASURED = ("model.mean", "model.std")  # if config.data.normalize says so
 
 
 @cache
@@ -128,6 +142,12 @@ def as_trained(config: ConfigDict, workdir: Path) -> ConfigDict:
         if stored[field] == LATER[field] and config[section][name] == default:
             log.info("config.%s = %r, as the run was trained", field, stored[field])
             config[section][name] = stored[field]
+    found = {k: stored[k] for k, v in OPEN.items() if _flatten(config.to_dict())[k] == v}
+    if stored["data.normalize"] in normalization.MEASURED:
+        found |= {field: tuple(stored[field]) for field in MEASURED}
+    for field, value in found.items():
+        section, name = field.split(".")
+        config[section][name] = value
     return config
 
 

@@ -11,7 +11,7 @@ import optax
 from ml_collections import ConfigDict
 
 from segjax import models
-from segjax.data import check, pipeline
+from segjax.data import check, normalization, pipeline, pixels
 from segjax.data.refining import Refined, TwoStage
 from segjax.data.sources import Source
 from segjax.evaluation import tta as test_time
@@ -97,13 +97,27 @@ def _build_optimizer(
 
 
 def _build_model(config: ConfigDict, num_classes: int, axis_name: str | None) -> nn.Module:
+    shared = num_classes, axis_name, pixels.of(config.data).channels
     if config.refiner.name == "none":
-        return models.build(config.model, num_classes, axis_name)
-    return models.build_refiner(config.refiner, config.model, num_classes, axis_name)
+        return models.build(config.model, *shared)
+    return models.build_refiner(config.refiner, config.model, *shared)
+
+
+def light_of(config: ConfigDict) -> augment.Light:
+    """What photometric changes take for black and white, by what images are."""
+    kind = pixels.of(config.data)
+    if kind.is_rgb:
+        return augment.RGB
+    low, high = normalization.limits(config)
+    return augment.Light(kind.channels, low, high, False, normalization.fill(config))
 
 
 def _bind_augment(config: ConfigDict, segmenter: Trained | None) -> steps.Augment:
-    bound = dict(out=tuple(config.data.size), options=augment.Options(**config.augment))
+    bound = dict(
+        out=tuple(config.data.size),
+        options=augment.Options(**config.augment),
+        light=light_of(config),
+    )
     if segmenter is None:
         return partial(augment.augment, config.seed, **bound)
     bound["refinement"] = refinement.Refinement(
@@ -156,21 +170,22 @@ def _compile_gan(
     discriminator = models.build_discriminator(config.gan, config.model.dtype, devices.axis_name)
     adversary = adversarial.build(config.gan, discriminator, steps_per_epoch)
     shared = {name: value for name, value in bound.items() if name != "accumulate"}
+    shared["light"] = light_of(config)
     step = partial(gan_step.gan_train_step, adversary=adversary, **shared)
     start_step = config.gan.start_epoch * steps_per_epoch
     return CompiledGan(adversary, devices.compile(step, donate_state=True), start_step)
 
 
 def create_state(
-    compiled: CompiledSteps, num_classes: int, seed: int
+    compiled: CompiledSteps, num_classes: int, seed: int, channels: int = 3
 ) -> state.TrainState | state.GanState:
-    """A state at step 0, with a discriminator if there is one."""
+    """A state at step 0, with a discriminator if there is one; channels: of images."""
     fresh = state.create(compiled.model, compiled.optimizer, seed)
     if compiled.gan is None:
         return fresh
     adversary = compiled.gan.adversary
     return state.add_discriminator(
-        fresh, adversary.discriminator, adversary.optimizer, num_classes, seed
+        fresh, adversary.discriminator, adversary.optimizer, (channels, num_classes), seed
     )
 
 
@@ -192,7 +207,7 @@ def eval_examples(
     about |= {"num_skipped": len(report.skipped[split]), "sha256": report.sha256[split]}
     source = check.usable(data, split, report, source)
     native = config.eval.resolution == "native"
-    fit = Refined(segmenter.fit) if segmenter else None
+    fit = Refined(segmenter.fit) if segmenter else normalization.fit(config)
     return pipeline.EvalSplit(source, report.sizes[split], data, native, about, fit)
 
 

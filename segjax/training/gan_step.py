@@ -15,6 +15,7 @@ from segjax.run.state import DiscriminatorState, GanState
 from segjax.runtime.devices import psum
 from segjax.training import adversarial
 from segjax.training.adversarial import Adversary
+from segjax.training.augment import RGB, Light
 from segjax.training.steps import Augment, Batch, apply_gradients, example_keys, forward
 
 
@@ -27,6 +28,7 @@ def gan_train_step(
     loss: Loss,
     augment: Augment,
     adversary: Adversary,
+    light: Light = RGB,
     seed: int = 0,
     ema_decay: float = 0.0,
     axis_name: str | None = None,
@@ -42,7 +44,8 @@ def gan_train_step(
     image, label = augment(batch)
     keys = example_keys(model, seed, batch)
     segmenter, critic = state.generator, state.discriminator
-    judge = partial(_judge, adversary.discriminator, image[..., :3])  # a refiner's input has more
+    pixels = image[..., : light.channels]  # a refiner's input has more
+    judge = partial(_judge, adversary.discriminator, light.to_255(pixels))
 
     def logits_of(params: Any) -> tuple[jax.Array, Any]:
         return forward(model, params, segmenter.batch_stats, image, keys)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax.data import check, pipeline
+from segjax.data import check, normalization, pipeline, pixels, sources
 from segjax.data.counts import format_report, write_cache
 from segjax.errors import ConfigError, TrainingError
 from segjax.evaluation.evaluator import Evaluation, evaluate
@@ -38,10 +38,14 @@ class Trainer:
         validate(config, self.devices)
         config = pretrained.with_conventions(workdir.as_trained(config, folder), folder)
         config, self.segmenter = second_stage.with_segmenter(config, folder)
-        self.config, self.folder = config, folder
+        config.data = sources.resolved(config.data)
+        config = normalization.with_normalization(config)
         workdir.require_same_run(folder, config)
         cache, resumes = folder / "data.json", workdir.holds_checkpoints(folder)
         data = check.check(config.data, cache=cache, trained=resumes)
+        if config.data.normalize in normalization.MEASURED and not resumes:
+            config = normalization.measured(config, data.channels["train"])
+        self.config, self.folder = config, folder
         self.table, counts = data.table, data.pixel_counts["train"]
         log.info("%s\n%s", self.table.describe(), format_report(data))
         segmenter = ""
@@ -81,6 +85,7 @@ class Trainer:
             data.max_size["train"],
             native=False,
             small=self.segmenter and self.segmenter.fit,
+            fill=normalization.fill(config),
         )
         self.val_examples = build.eval_examples(config, "val", data, segmenter=self.segmenter)
         self.has_evaluated, self.saved_at = False, time.monotonic()
@@ -92,7 +97,9 @@ class Trainer:
 
     def _start_or_restore(self) -> tuple[State, list[dict], Totals]:
         config, step = self.config, self.checkpoints.latest_step
-        fresh = build.create_state(self.compiled, len(self.table.names), config.seed)
+        fresh = build.create_state(
+            self.compiled, len(self.table.names), config.seed, pixels.of(config.data).channels
+        )
         size = sum(p.size for p in jax.tree.leaves(fresh.ema["params"]))
         log.info(
             "%s parameters, %d steps of %d images on %d %s (%s)",

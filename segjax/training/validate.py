@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from segjax import defaults, models
-from segjax.data import check, division, pipeline, sources
+from segjax.data import check, division, normalization, pipeline, pixels, sources
 from segjax.errors import ConfigError
 from segjax.evaluation.evaluator import RESOLUTIONS
 from segjax.models import patchgan
@@ -79,6 +79,17 @@ RULES = {
         lambda limits: len(limits) == 0 or (len(limits) == 2 and limits[0] < limits[1]),
         "it must be empty, or two numbers, the lower one first",
     ),
+    "data.channels": Rule(
+        lambda n: 0 <= n <= pixels.MAX_CHANNELS,
+        f"it must be 0 (as in the data) to {pixels.MAX_CHANNELS}",
+    ),
+    "data.dtype": _one_of("", *pixels.DTYPES),
+    "data.pages": _one_of(*pixels.PAGES),
+    "data.normalize": _one_of(*normalization.CHOICES),
+    "data.windows": Rule(
+        lambda limits: len(limits) % 2 == 0 and all(width > 0 for width in limits[1::2]),
+        "it must be level and width, once or several times, each width above 0",
+    ),
     "data.num_threads": _at_least(1),
     "data.cache_gb": _at_least(0),
     "data.device_gb": _at_least(0),
@@ -90,9 +101,11 @@ RULES = {
     "augment.saturation": SHARE,
     "augment.hue": SHARE,
     "augment.gamma": SHARE,
-    "model.mean": Rule(lambda mean: len(mean) == 3, "it must be three numbers"),
+    "augment.noise": SHARE,
+    "augment.blur": Rule(lambda sigma: 0 <= sigma <= 10, "it must be in [0, 10], in pixels"),
+    "model.mean": Rule(lambda mean: len(mean) > 0, "it must be a number for every channel"),
     "model.std": Rule(
-        lambda std: len(std) == 3 and min(std) > 0, "it must be three numbers above 0"
+        lambda std: len(std) > 0 and min(std) > 0, "it must be a number above 0 for every channel"
     ),
     **{f"loss.{name}": _at_least(0) for name in losses.TERMS},
     "loss.class_weights": _one_of(*losses.CLASS_WEIGHTS),
@@ -201,6 +214,20 @@ def _combinations(
     yield data.folds == 0 or data.fold < data.folds, "data.fold", data.fold, needed
     needed = "folds divide a folder ROOT/{images,masks}: set it to 0, or config.data.source=folder"
     yield data.folds == 0 or data.source == "folder", "data.folds", data.folds, needed
+    pixels.numbers(data.bands)
+    windows = tuple(data.windows)
+    needed = "windows are for config.data.normalize=window, which needs one or more"
+    yield bool(windows) == (data.normalize == "window"), "data.windows", windows, needed
+    mean, std = tuple(config.model.mean), tuple(config.model.std)
+    needed = f"it must have as many numbers as config.model.mean, {len(mean)}"
+    yield len(std) == len(mean), "model.std", std, needed
+    needed = "rgb has 3 channels of uint8: leave it out, or set config.data.bands=stored"
+    is_rgb = data.bands == "rgb"
+    yield not is_rgb or data.channels in (0, 3), "data.channels", data.channels, needed
+    yield not is_rgb or data.dtype in ("", "uint8"), "data.dtype", data.dtype, needed
+    needed = "it is for config.data.bands=rgb (or auto); leave it out"
+    is_seen = not data.value_range or data.bands in ("auto", "rgb")
+    yield is_seen, "data.value_range", tuple(data.value_range), needed
     needed = (
         "set it to 'pad': a refiner sees windows of config.data.size at the images' own resolution"
     )

@@ -89,10 +89,14 @@ def restore(path: Path, dtype: str = "float32", root: str | Path | None = None) 
             f"{path} has {classes} classes, and its classes.json names {len(table.names)}"
         )
     config.data.classes = table.to_json()
-    variables = pretrained.load(path, _zeros(models.build(config.model, classes)), tensors=tensors)
+    variables = pretrained.load(
+        path,
+        _zeros(models.build(config.model, classes, channels=config.data.channels)),
+        tensors=tensors,
+    )
     if classes == 1:
         variables["params"]["head"] = _with_background(variables["params"]["head"])
-    model = models.build(config.model, len(table.names))
+    model = models.build(config.model, len(table.names), channels=config.data.channels)
     _log(config, table)
     return Trained(model, variables, config, table, step=0)
 
@@ -133,6 +137,9 @@ def _config(source: Source, tensors: Tensors, found: Settings, own: dict[str, An
         f"model.{key}": value for key, value in flatten_dict(own.get("model", {}), sep=".").items()
     }
     fields |= {f"data.{key}": own[key] for key in ("size", "fit", "value_range") if own}
+    kind = own.get("pixels", {"bands": "rgb", "channels": 3, "dtype": "uint8"})
+    fields |= {f"data.{key}": kind[key] for key in ("bands", "channels", "dtype")}
+    fields["data.normalize"] = "image" if kind.get("per_image") else "given"
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     try:
         config.update_from_flattened_dict(fields)

@@ -125,7 +125,9 @@ def load(
         loaded = source.read(tensors, [name for name in tensors if name not in dropped])
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    loaded[source.stem] = with_three_channels(path, loaded[source.stem], channels)
+    loaded[source.stem] = with_channels(
+        path, loaded[source.stem], target[source.stem].shape[2], channels
+    )
     _require_same_shapes(path, source, loaded, target)
     log.info("%s", _table(path, source, loaded, dropped, new))
     filled = {name: jnp.asarray(loaded.get(name, value)) for name, value in target.items()}
@@ -156,26 +158,26 @@ def write(
     WRITERS[format, config.encoder](path, variables, config, metadata)
 
 
-def with_three_channels(path: Path, kernel: np.ndarray, how: str) -> np.ndarray:
-    """A first kernel [3, 3, C, features] as one [3, 3, 3, features] for red, green and blue.
+def with_channels(path: Path, kernel: np.ndarray, wanted: int, how: str) -> np.ndarray:
+    """A first kernel [k, k, C, features] as one for images of `wanted` channels.
 
-    `sum` gives each colour a third of the sum over C: a grey image then has the response that the
-    original has to an image with that grey in all its channels. `tile` gives colour i the channel i
-    modulo C, times C / 3, so that there is as much to add up as before: from one channel the same
-    as `sum`, from four or more it keeps the first three apart (as timm and
-    segmentation_models.pytorch do). ConfigError where one of them is needed and not given.
+    `sum` gives each channel an equal part of the sum over C: an image with the same values in all
+    its channels then has the response that the original has to one with these in all of its own.
+    `tile` gives channel i the channel i modulo C, times C / wanted, so that there is as much to add
+    up as before: it keeps channels apart (as timm and segmentation_models.pytorch do). ConfigError
+    where one of them is needed and not given.
     """
     channels = kernel.shape[2]
-    if channels == 3:
+    if channels == wanted:
         return kernel
     if not how:
         raise ConfigError(
-            f"{path}: its first convolution takes {channels} channels, images here have 3; set "
-            "config.pretrained.channels to 'sum' or 'tile'"
+            f"{path}: its first convolution takes {channels} channels, images here have {wanted}; "
+            "set config.pretrained.channels to 'sum' or 'tile'"
         )
     if how == "sum":
-        return np.repeat(kernel.sum(2, keepdims=True) / 3, 3, axis=2)
-    return kernel[:, :, np.arange(3) % channels] * (channels / 3)
+        return np.repeat(kernel.sum(2, keepdims=True) / wanted, wanted, axis=2)
+    return kernel[:, :, np.arange(wanted) % channels] * (channels / wanted)
 
 
 def _require_all_explained(path: Path, source: Source, present: set[str], wanted: set[str]) -> None:

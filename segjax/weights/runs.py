@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from segjax import models
+from segjax.data import normalization, pixels
 from segjax.data.fitting import Fit
 from segjax.data.label_table import LabelTable
 from segjax.data.refining import Refined
@@ -40,7 +41,7 @@ class Trained(NamedTuple):
     segmenter: "Trained | None" = None
 
     def logits(self, images: jax.Array) -> jax.Array:
-        """The model's function: uint8 [B, h, w, 3], or what a refiner takes, to [B, h, w, C]."""
+        """The model's function: images [B, h, w, c], or what a refiner takes, to [B, h, w, C]."""
         return self.model.apply(self.variables, images, train=False)
 
     @property
@@ -48,8 +49,7 @@ class Trained(NamedTuple):
         """How an image meets it."""
         if self.segmenter:
             return Refined(self.segmenter.fit)
-        data = self.config.data
-        return Fit(tuple(data.size), data.fit == "resize")
+        return normalization.fit(self.config)
 
 
 def restore(folder: str | Path, checkpoint: str = "best", dtype: str | None = None) -> Trained:
@@ -60,10 +60,11 @@ def restore(folder: str | Path, checkpoint: str = "best", dtype: str | None = No
     config, table, _ = workdir.load(Path(folder))
     fields = config.copy_and_resolve_references()
     fields.model.dtype = dtype or fields.model.dtype
+    num_classes, channels = len(table.names), pixels.of(fields.data).channels
     if fields.refiner.name == "none":
-        model, segmenter = models.build(fields.model, len(table.names)), None
+        model, segmenter = models.build(fields.model, num_classes, channels=channels), None
     else:
-        model = models.build_refiner(fields.refiner, fields.model, len(table.names))
+        model = models.build_refiner(fields.refiner, fields.model, num_classes, channels=channels)
         segmenter = restore(Path(folder) / COPY, dtype=dtype)
     image = jax.ShapeDtypeStruct((1, 64, 64, model.in_channels), jnp.uint8)
     shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_PIXELS = 2**30
+MAX_BANDS = 1024
 
 
 class Refused(Exception):
@@ -20,6 +21,8 @@ class Raster:
     alpha: the last band is opacity. inverted: 0 is white. orientation: of EXIF, 1 to 8.
     loss: what may have changed samples when they were written, such as 'JPEG compression'.
     renumbered: writers of this format put palettes into an order of their own.
+    nodata: the sample that means that a pixel has no data, where the file names one.
+    pages: how many images of one band stand behind each other in the file, as bands here.
     """
 
     pixels: np.ndarray
@@ -32,6 +35,8 @@ class Raster:
     orientation: int = 1
     loss: str = ""
     renumbered: bool = False
+    nodata: float | None = None
+    pages: int = 1
 
     @property
     def opaque(self) -> np.ndarray:
@@ -55,19 +60,23 @@ class Raster:
         count = f"{bands} band{'s' * (bands != 1)}{' and alpha' * self.alpha}"
         if self.palette is not None:
             count = "palette"
+        if self.pages > 1:
+            count = f"{self.pages} pages"
         sign = {"f": "float ", "i": "signed "}.get(self.pixels.dtype.kind, "")
         return f"{self.format}, {count} of {sign}{self.bits} bit{'s' * (self.bits > 1)}"
 
 
-def of_array(array: np.ndarray) -> Raster:
-    """Samples [H, W] or [H, W, C] that come without a file; Refused if they are no such thing."""
+def of_array(array: np.ndarray, format: str = "array") -> Raster:
+    """Samples [H, W] or [H, W, C]; Refused if they are no such thing."""
     if array.ndim not in (2, 3) or array.size == 0 or array.dtype.kind not in "buif":
         raise Refused(f"of {array.dtype} {list(array.shape)}; give numbers [H, W] or [H, W, C]")
     pixels = array[..., None] if array.ndim == 2 else array
     if array.dtype == bool:
-        return Raster(pixels.astype(np.uint8), "array", 1, 1)
+        return Raster(pixels.astype(np.uint8), format, 1, 1)
+    if pixels.shape[-1] > MAX_BANDS:
+        raise Refused(f"of shape {list(array.shape)}; save [height, width, bands], at most 1024")
     bits = 8 * array.dtype.itemsize
-    return Raster(pixels, "array", bits, full_scale(array.dtype, bits))
+    return Raster(pixels, format, bits, full_scale(array.dtype, bits))
 
 
 def full_scale(dtype: np.dtype, bits: int) -> int | None:

@@ -9,7 +9,7 @@ import numpy as np
 from tifffile import TiffFile, TiffPage
 from tifffile.tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TIFF
 
-from segjax.data.formats.raster import Raster, Refused, check_size, full_scale
+from segjax.data.formats.raster import MAX_BANDS, Raster, Refused, check_size, full_scale
 
 EXACT = {
     *("NONE", "CCITTRLE", "CCITTFAX3", "CCITTFAX4", "LZW", "DEFLATE", "ADOBE_DEFLATE", "PACKBITS"),
@@ -18,10 +18,11 @@ EXACT = {
 GREY = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
 READ = (*GREY, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
 ORIENTATION = 274
+GDAL_NODATA = 42113
 
 
 def read_tiff(data: bytes) -> Raster:
-    """One page of one or three bands, or these and alpha, of any integer or floating-point type."""
+    """One page of any bands, of any integer or floating-point type, or several of one band each."""
     with TiffFile(io.BytesIO(data)) as file:
         # Smaller copies and masks of opacity belong to a page and are none themselves.
         own = [page for page in file.pages if not (page.is_reduced or page.is_mask)]
@@ -34,13 +35,14 @@ def read_tiff(data: bytes) -> Raster:
         if len(page.tags) < tags:  # tifffile goes on without those that it cannot read
             raise ValueError(f"{len(page.tags)} of {tags} tags")
         check_size(page.imagelength, page.imagewidth)
-        if (count := max(len(own), _images_behind(page))) > 1:
-            raise Refused(f"of {count} pages; save each as a file")
+        if (count := _images_behind(page)) > max(1, len(own)):
+            raise Refused(f"of {count} pages without headers of their own; save each as a file")
         compression = _name(COMPRESSION, page.compression)
-        _judge(page, compression)
-        # To [planes, H, W, bands], of which planes or bands is 1.
-        pixels = page.asarray(maxworkers=1).reshape(np.delete(page.shaped, 1))
-        pixels = np.moveaxis(pixels, 0, 2).reshape(*pixels.shape[1:3], -1)
+        if len(own) > 1:
+            _require_alike(own)
+        for each in own:
+            _judge(each, compression)
+        pixels = np.concatenate([_pixels(each) for each in own], axis=2)
         alpha = _has_alpha(page, pixels)
         orientation = page.tags.valueof(ORIENTATION, 1)
     bits = page.bitspersample
@@ -56,7 +58,33 @@ def read_tiff(data: bytes) -> Raster:
         inverted=page.photometric == PHOTOMETRIC.MINISWHITE,
         orientation=orientation if orientation in range(1, 9) else 1,
         loss="" if compression in EXACT else f"{compression} compression",
+        nodata=_nodata(page),
+        pages=len(own),
     )
+
+
+def _pixels(page: TiffPage) -> np.ndarray:
+    """[H, W, bands], of what is stored as [planes, H, W, bands] where planes or bands is 1."""
+    pixels = page.asarray(maxworkers=1).reshape(np.delete(page.shaped, 1))
+    return np.moveaxis(pixels, 0, 2).reshape(*pixels.shape[1:3], -1)
+
+
+def _require_alike(pages: list[TiffPage]) -> None:
+    """Raises Refused for pages that cannot be the bands of one image."""
+    kinds = {(page.shape, page.dtype, page.photometric, page.compression) for page in pages}
+    if len(kinds) > 1 or pages[0].samplesperpixel > 1 or pages[0].photometric not in GREY:
+        raise Refused(f"of {len(pages)} pages that differ, or have several bands; save each as a "
+                      "file")  # fmt: skip
+    if len(pages) > MAX_BANDS:
+        raise Refused(f"of {len(pages)} pages; at most {MAX_BANDS} are read")
+
+
+def _nodata(page: TiffPage) -> float | None:
+    """What GDAL wrote as the value of pixels without data."""
+    try:
+        return float(page.tags.valueof(GDAL_NODATA, "none").strip("\0 "))
+    except ValueError:
+        return None
 
 
 def _images_behind(page: TiffPage) -> int:
@@ -98,13 +126,9 @@ def _judge(page: TiffPage, compression: str) -> None:
     if last > page.parent.filehandle.size:
         raise ValueError("cut off")
     bands = page.samplesperpixel - any(map(_is_alpha, page.extrasamples[-1:]))
-    extra = [x.name for x in page.extrasamples] if page.photometric not in GREY else []
-    if bands not in (1, 3) or "UNSPECIFIED" in extra:
-        tags = f" ({_name(PHOTOMETRIC, page.photometric)}{''.join(f', {name}' for name in extra)})"
-        raise Refused(
-            f"of {page.samplesperpixel} bands{tags}; one and three are read, and a last one that "
-            "is tagged as alpha (UNASSALPHA) is left out: save those that are meant"
-        )
+    if not 1 <= bands <= MAX_BANDS or (page.photometric == PHOTOMETRIC.PALETTE and bands > 1):
+        raise Refused(f"of {page.samplesperpixel} bands ({_name(PHOTOMETRIC, page.photometric)}); "
+                      "save those that are meant")  # fmt: skip
 
 
 def _has_alpha(page: TiffPage, pixels: np.ndarray) -> bool:
