@@ -4,16 +4,20 @@
   python -m segjax.predict --workdir runs/camvid-cpu --input 'photos/**/*.png' --output out
   python -m segjax.predict --model camvid.onnx --input photos --output out
   python -m segjax.predict --pretrained segformer-b0 --input photos --output out
+  python -m segjax.predict --workdir runs/ct --input scan.nii.gz --output out
+  python -m segjax.predict --workdir runs/land --input scene.tif --output out --vector
   python -m segjax.predict --workdir runs/camvid-cpu --input drive.mp4 --output out
   python -m segjax.predict --workdir runs/camvid-cpu --input 0 --output out --show
   python -m segjax.predict --workdir runs/mine --refine runs/refined --input photos --output out
   python -m segjax.predict --workdir runs/refined --masks theirs --input photos --output out
 
-Images become class ids as PNG, a video and a camera (by number) a video with the classes laid over
-it; summary.json has class shares and times. A folder and folders linked into it are walked; hidden
-files, earlier results and masks beside images are no input, and what is not used is named. A file
-that cannot be read is reported and skipped; the exit code is 1 then. With --masks the mask of every
-image is refined, whatever made it, and one that is missing or does not fit is reported likewise.
+Images become class ids as PNG, those that lie on a map (GeoTIFF) as GeoTIFF, too, a NIfTI volume
+becomes one of class ids, a video and a camera (by number) a video with the classes laid over it;
+summary.json has class shares, areas where a file says how large its pixels are, and times. A folder
+and folders linked into it are walked; hidden files, earlier results and masks beside images are no
+input, and what is not used is named. A file that cannot be read is reported and skipped; the exit
+code is 1 then. With --masks the mask of every image is refined, whatever made it, and one that is
+missing or does not fit is reported likewise.
 """
 
 from absl import flags
@@ -35,6 +39,17 @@ flags.DEFINE_bool("overlay", False, "Also write NAME_overlay.png: the classes ov
 flags.DEFINE_float("opacity", None, "Of the classes in overlays and videos, 0 to 1; 0.5 if absent.")
 flags.DEFINE_bool("contours", False, "Outline the classes in overlays and videos.")
 flags.DEFINE_bool("probabilities", False, "Also write NAME.npz: probabilities, float16.")
+flags.DEFINE_bool(
+    "vector", False, "Of a GeoTIFF: also write NAME.geojson, the classes' polygons on the map."
+)
+flags.DEFINE_integer(
+    "axis",
+    None,
+    "Of a NIfTI volume: across which axis it is cut, 0 (right), 1 (anterior) or 2 (superior); by "
+    "default that with the largest voxels.",
+    lower_bound=0,
+    upper_bound=2,
+)
 flags.DEFINE_list(
     "tta",
     [],
@@ -54,7 +69,7 @@ flags.DEFINE_float("smoothing", 0.0, "Of a video: share of the frames before, 0 
 flags.DEFINE_bool("show", False, "Of a video: also in a window.")
 OPTIONS = (
     *("checkpoint", "tta", "refine", "overlay", "opacity", "contours"),
-    *("uncertain_only", "masks", "probabilities", "smoothing", "show"),
+    *("uncertain_only", "masks", "probabilities", "vector", "axis", "smoothing", "show"),
 )
 
 

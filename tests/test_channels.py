@@ -295,13 +295,13 @@ def test_sixteen_bits_keep_a_signal_that_eight_do_not(
 ):
     examples = {"train": signal(16, dtype, scale, 0), "val": signal(4, dtype, scale, 1)}
     write_folder(tmp_path / "data", examples)
-    config, run = tiny(tiny_config, tmp_path / "data", 15), tmp_path / "run"
+    config, run = tiny(tiny_config, tmp_path / "data", 30), tmp_path / "run"
     score = loop.train_and_evaluate(config, run)[1]["mean_iou"]
     assert low < score <= high
     if dtype == np.uint8:
         return
     trainer = loop.Trainer(config, run)  # the same command resumes
-    assert trainer.start_step == trainer.total_steps == 60
+    assert trainer.start_step == trainer.total_steps == 120
     assert tuple(trainer.config.model.mean) == tuple(workdir.load(run)[0].model.mean)
     trainer.checkpoints.close()
     model = predictor.load(run)

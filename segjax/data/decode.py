@@ -9,7 +9,7 @@ from segjax.data.formats import arrays, dicom, plain, raster, readers, tiff
 from segjax.data.formats.raster import Raster, Refused
 from segjax.data.label_table import VOID, LabelTable
 from segjax.data.pixels import RGB, Pixels, lacking, to_image, turn
-from segjax.errors import DataError
+from segjax.errors import ConfigError, DataError
 
 SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
@@ -73,6 +73,8 @@ def read(data: bytes | np.ndarray, where: str) -> Raster:
         return reader(data)
     except Refused as refusal:
         raise DataError(f"{where}: {name} {refusal}") from refusal
+    except ConfigError:  # a library is not installed
+        raise
     except MemoryError as error:
         raise DataError(f"{where}: {name} too large for memory; cut it into tiles") from error
     except Exception as error:  # the libraries raise a dozen types over damaged files

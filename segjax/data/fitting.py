@@ -46,6 +46,8 @@ def padded_shape(shape: Shape) -> Shape:
 
 def pad(array: np.ndarray, shape: Shape, value: int | Fill) -> np.ndarray:
     """An array [H, W, ...], with `value` below and at the right up to `shape`."""
+    if array.shape[:2] == tuple(shape):
+        return array
     if array.ndim == 3 and array.shape[2] != 3:  # OpenCV has four values at most
         padded = np.empty((*shape, array.shape[2]), array.dtype)
         padded[:] = value

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from segjax.data import link
+from segjax.data import link, slices
 from segjax.data.builders import camvid, oxford_pets, voc2012
 from segjax.errors import ConfigError
 
@@ -31,9 +31,17 @@ def build(dataset: str, source: str, data_dir: str | None = None) -> Path:
 
 
 def prepare(
-    dataset: str, source: str, data_dir: str | None = None, output: str | None = None
+    dataset: str,
+    source: str,
+    data_dir: str | None = None,
+    output: str | None = None,
+    axis: int | None = None,
+    neighbours: int = 0,
 ) -> tuple[Path, str]:
-    """Prepares a dataset; returns where it is, and the flags of segjax.main that train on it."""
+    """Prepares a dataset; returns where it is, and the flags of segjax.main that train on it.
+
+    axis, neighbours: of volumes, see `slices.prepare`.
+    """
     flags = f"--config {dataset}"
     if dataset in BUILDERS:
         path = build(dataset, source, data_dir)
@@ -44,7 +52,10 @@ def prepare(
         )
         return path, flags
     if not output:
-        raise ConfigError(f"{dataset} becomes a folder of links; say where with --output")
+        raise ConfigError(f"{dataset} becomes a folder; say where with --output")
+    if dataset == "nifti":
+        path = slices.prepare(source, output, axis, neighbours)
+        return path, f"--config folder --config.data.root={path}"
     path = link.link(dataset, source, output)
     return path, f"{flags} --config.data.root={path}"
 

@@ -15,9 +15,11 @@ from tqdm import tqdm
 from segjax.data import decode, values
 from segjax.data.decode import Raster
 from segjax.data.folders import name_of
+from segjax.data.label_table import VOID
 from segjax.data.pixels import Pixels, to_image
 from segjax.errors import DataError
-from segjax.inference import inputs
+from segjax.inference import georeference, inputs
+from segjax.inference.georeference import Georeference
 from segjax.inference.masks import Masks
 from segjax.inference.predictor import Predictor
 from segjax.runtime.files import write_json
@@ -35,13 +37,14 @@ def predict_file(
     census: values.Census | None = None,
     masks: Masks | None = None,
     name: str = "",
+    vector: bool = False,
 ) -> dict[str, Any]:
     """Writes the results of one image; returns its entry of the summary, and adds to `census`.
 
-    name: by which the image has its mask in `masks`.
+    Where the image has no data its label is VOID. name: by which the image has its mask in `masks`.
     """
     try:
-        raster, image, mask = _read(path, model.network.pixels, masks, name)
+        raster, image, mask, missing = _read(path, model.network.pixels, masks, name)
         if census:
             census.add(str(path), decode.stored_in(raster))
     except OSError as error:
@@ -53,6 +56,8 @@ def predict_file(
     else:
         label = model.label(image, mask)
     seconds = time.perf_counter() - start
+    if missing is not None:
+        label[missing] = VOID
     out.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(label, mode="P")
     picture.putpalette(model.table.palette.astype(np.uint8).tobytes())
@@ -61,25 +66,40 @@ def predict_file(
         Image.fromarray(draw(image, label)).save(inputs.overlay_of(out), pnginfo=_origin())
     if probabilities:
         np.savez_compressed(out.with_suffix(".npz"), probabilities=scores)
-    shares = np.bincount(label.ravel(), minlength=len(model.table.names)) / label.size
+    counts = np.bincount(label.ravel(), minlength=256)[: len(model.table.names)]
+    shares = counts / max(counts.sum(), 1)
+    place = georeference.read(path)
     return {
         "input": str(path),
         "output": str(out),
         "size": list(label.shape),
         "seconds": round(seconds, 4),
         "class_shares": dict(zip(model.table.names, shares.round(6).tolist(), strict=True)),
+        **(_write_map(out, label, model, place, vector) if place else {}),
     }
+
+
+def _write_map(
+    out: Path, label: np.ndarray, model: Predictor, place: Georeference, vector: bool
+) -> dict[str, Any]:
+    """Writes the results that lie on a map; returns what the summary says of them."""
+    georeference.write(out.with_suffix(".tif"), label, model.table, place)
+    if vector:
+        georeference.write_vector(out.with_suffix(".geojson"), label, model.table, place)
+    areas = georeference.areas(label, model.table, place)
+    return {"map": str(out.with_suffix(".tif")), **({"class_areas_m2": areas} if areas else {})}
 
 
 def _read(
     path: Path, pixels: Pixels, masks: Masks | None, name: str
-) -> tuple[Raster, np.ndarray, np.ndarray | None]:
-    """The file of an image, the image, and its mask if there are `masks`."""
+) -> tuple[Raster, np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """The file of an image, the image, its mask if there are `masks`, and where it has no data."""
     if masks:
         found = masks.beside(path, name, pixels)
-        return found.image, found.example["image"], found.example["label"]
+        return found.image, found.example["image"], found.example["label"], found.missing
     raster = decode.read(path.read_bytes(), str(path))
-    return raster, to_image(raster, str(path), pixels)[0], None
+    image, missing = to_image(raster, str(path), pixels)
+    return raster, image, None, missing
 
 
 def _origin() -> PngInfo:
@@ -99,13 +119,14 @@ def predict_images(
     opacity: float = 0.5,
     contours: bool = False,
     masks: Masks | None = None,
+    vector: bool = False,
 ) -> dict[str, list]:
     """Segments every image of `pattern`, or refines its mask; returns and writes summary.json.
 
     It holds `images`, `skipped` (that could not be read), `unused` (that are no input) and
     `warnings` about images that are dark to the network.
     """
-    files, unused = inputs.find_images(pattern, output, overlay, probabilities)
+    files, unused = inputs.find_images(pattern, output, overlay, probabilities, vector)
     summary = {"images": [], "skipped": [], "unused": unused, "warnings": []}
     census = values.Census(model.network.pixels.value_range)
     draw = partial(model.overlay, opacity=opacity, contours=contours) if overlay else None
@@ -118,7 +139,7 @@ def predict_images(
             try:
                 name = name_of(out, output)
                 summary["images"].append(
-                    predict_file(model, path, out, draw, probabilities, census, masks, name)
+                    predict_file(model, path, out, draw, probabilities, census, masks, name, vector)
                 )
             except DataError as error:
                 summary["skipped"].append(str(error))

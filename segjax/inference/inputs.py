@@ -12,12 +12,14 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from segjax.data.listing import Listing, is_mask_folder, list_images
+from segjax.data.formats.volumes import is_volume
+from segjax.data.listing import Listing, is_hidden, is_mask_folder, list_images
 from segjax.data.problems import some
 from segjax.errors import ConfigError, DataError
+from segjax.inference import georeference
 
 SUMMARIES = ({"images", "skipped"}, {"output", "frames"})  # keys of images', and of a video's
-SOFTWARE = "segjax.predict"  # what PNG files say of themselves that it wrote
+SOFTWARE = georeference.SOFTWARE  # what files say of themselves that it wrote
 # fmt: off
 VIDEO_SUFFIXES = {
     ".3gp", ".asf", ".avi", ".divx", ".flv", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv",
@@ -74,8 +76,27 @@ def find_video(source: str) -> str | None:
     return videos[0]
 
 
+def find_volumes(source: str) -> list[Path]:
+    """The NIfTI volumes that --input names; [] where it names something else.
+
+    Raises ConfigError where it names volumes and other files.
+    """
+    root = Path(source)
+    found = [root] if root.is_file() else sorted(map(Path, glob.glob(source, recursive=True)))
+    if root.is_dir():
+        found = [path for path in sorted(root.iterdir()) if not is_hidden(path.name)]
+    which = [path for path in found if is_volume(path)]
+    if which and len(which) < len(found) and not root.is_dir():
+        raise ConfigError(f"--input {source} names volumes and other files; give one of them")
+    return which
+
+
 def find_images(
-    pattern: str, output: Path, overlay: bool = False, probabilities: bool = False
+    pattern: str,
+    output: Path,
+    overlay: bool = False,
+    probabilities: bool = False,
+    vector: bool = False,
 ) -> Inputs:
     """Every image that a file, a pattern (** is any number of folders) or a folder names.
 
@@ -84,7 +105,7 @@ def find_images(
 
     Args:
       output: the folder below which results go.
-      overlay, probabilities: whether there will be these beside the results.
+      overlay, probabilities, vector: whether there will be these beside the results.
 
     Raises:
       DataError: where there is no image.
@@ -103,7 +124,10 @@ def find_images(
         )
     results = [output / name for name in _names_of_results([p.relative_to(base) for p in files])]
     written = results + [overlay_of(result) for result in results if overlay]
-    lost = _not_ours(files, written, results if probabilities else [])
+    maps = [r.with_suffix(".tif") for f, r in zip(files, results, strict=True) if is_tiff(f)]
+    beside = [result.with_suffix(".npz") for result in results if probabilities]
+    beside += [path.with_suffix(".geojson") for path in maps if vector]
+    lost = _not_ours(files, written + maps, beside)
     if lost:
         raise ConfigError(
             f"--output {output} would replace images or other files that segjax.predict (or this "
@@ -124,13 +148,17 @@ def _names_of_results(names: list[Path]) -> list[str]:
     ]
 
 
-def _not_ours(files: list[Path], written: list[Path], with_arrays: list[Path]) -> list[Path]:
+def is_tiff(path: Path) -> bool:
+    """Whether a file may lie on a map."""
+    return path.suffix.lower() in georeference.SUFFIXES
+
+
+def _not_ours(files: list[Path], written: list[Path], beside: list[Path]) -> list[Path]:
     """What would be replaced although segjax.predict did not write it: images, others' files."""
     images = {path.resolve() for path in files}
-    arrays = {path.with_suffix(".npz"): path for path in with_arrays}
     return [
         *(p for p in written if p.resolve() in images or (p.exists() and not is_result(p))),
-        *(array for array, path in arrays.items() if array.exists() and not path.exists()),
+        *(p for p in beside if p.exists() and not p.with_suffix(".png").exists()),
     ]
 
 
@@ -156,10 +184,11 @@ def overlay_of(result: Path) -> Path:
 
 
 def is_result(path: Path) -> bool:
-    """Whether segjax.predict wrote a PNG file: it says so before its pixels."""
+    """Whether segjax.predict wrote a PNG or TIFF file: it says so before its pixels."""
+    mark = SOFTWARE if is_tiff(path) else f"tEXtSoftware\0{SOFTWARE}"
     try:
         with path.open("rb") as file:
-            return f"tEXtSoftware\0{SOFTWARE}".encode() in file.read(4096)
+            return mark.encode() in file.read(4096)
     except OSError:
         return False
 

@@ -11,6 +11,7 @@ from segjax.inference.images import predict_images
 from segjax.inference.masks import find_masks
 from segjax.inference.predictor import Predictor
 from segjax.inference.video import predict_video
+from segjax.inference.volumes import predict_volumes
 from segjax.runtime.files import expand
 from segjax.weights import downloaded
 
@@ -55,6 +56,8 @@ def segment(
     opacity: float | None = None,
     contours: bool = False,
     probabilities: bool = False,
+    vector: bool = False,
+    axis: int | None = None,
     smoothing: float = 0.0,
     show: bool = False,
 ) -> dict[str, Any]:
@@ -67,12 +70,23 @@ def segment(
     Raises ConfigError for arguments that do not go together, DataError where there is no input.
     """
     source, output = expand(source), Path(expand(str(output)))
-    video = inputs.find_video(source)
+    video, volumes = inputs.find_video(source), inputs.find_volumes(source)
     if not 0 <= (opacity or 0) <= 1:
         raise ConfigError(f"--opacity is {opacity}; give 0 (not seen) to 1")
     drawing = {"opacity": 0.5 if opacity is None else opacity, "contours": contours}
-    if video:
-        for name, value in (("probabilities", probabilities), ("masks", masks)):
+    if volumes:
+        given = {"overlay": overlay, "probabilities": probabilities, "masks": masks,
+                 "vector": vector, "smoothing": smoothing, "show": show}  # fmt: skip
+        for name in (name for name, value in given.items() if value):
+            raise ConfigError(f"--{name} is not for volumes, of which label maps are made")
+    elif axis is not None:
+        raise ConfigError(f"--axis is for NIfTI volumes; --input {source} is none")
+    elif video:
+        for name, value in (
+            ("probabilities", probabilities),
+            ("masks", masks),
+            ("vector", vector),
+        ):
             if value:
                 raise ConfigError(f"--{name} is for images; a video becomes an overlay")
     else:
@@ -81,17 +95,28 @@ def segment(
                 raise ConfigError(f"--{name} is for a video; --input {source} is none")
         if (opacity is not None or contours) and not overlay:
             raise ConfigError("--opacity and --contours change overlays; add --overlay")
-        inputs.find_images(source, output, overlay, probabilities)  # before the network is loaded
+        inputs.find_images(
+            source, output, overlay, probabilities, vector
+        )  # before the network is loaded
         masks = masks and _place_of_masks(masks, output, tta)
     _make_folder(output)
     model = _load(model, checkpoint, tta, refine, uncertain_only)
     if masks and not model.refines:
         raise ConfigError(f"--masks {masks}: {networks.NO_REFINER}")
+    if volumes:
+        return predict_volumes(model, volumes, output, axis)
     found = find_masks(masks, model.table) if masks else None
     if video:
         return predict_video(model, video, output, smoothing=smoothing, show=show, **drawing)
     return predict_images(
-        model, source, output, overlay=overlay, probabilities=probabilities, masks=found, **drawing
+        model,
+        source,
+        output,
+        overlay=overlay,
+        probabilities=probabilities,
+        masks=found,
+        vector=vector,
+        **drawing,
     )
 
 
