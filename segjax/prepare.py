@@ -4,15 +4,22 @@ As ArrayRecord, for TFDS (camvid, voc2012, oxford_pets):
   python -m segjax.prepare voc2012 --source DIR [--data_dir DIR]
 As folders of symbolic links, in segjax's layout (cityscapes, ade20k):
   python -m segjax.prepare cityscapes --source DIR --output DIR
+The export of an annotation tool, as masks beside links to the images (coco, coco-panoptic, labelme,
+cvat, label_studio, roboflow, supervisely):
+  python -m segjax.prepare coco --source DIR --output DIR [--empty=background] [--on_error=skip]
 """
 
 import argparse
 import sys
 
-from segjax.errors import SegjaxError
+from segjax.errors import ConfigError, SegjaxError
 from segjax.runtime.files import expand_argument
 
 DATASETS = ("camvid", "voc2012", "oxford_pets", "cityscapes", "ade20k")
+TOOLS = (
+    *("coco", "coco-panoptic", "labelme", "cvat", "label_studio", "roboflow"),
+    "supervisely",
+)
 
 
 def main() -> None:
@@ -22,18 +29,46 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dataset", choices=DATASETS)
+    parser.add_argument("dataset", choices=(*DATASETS, *TOOLS))
     parser.add_argument("--source", required=True, help="folder of the dataset as it was unpacked")
     parser.add_argument("--data_dir", help="where TFDS writes; its own directory if left out")
     parser.add_argument("--output", help="where the links go: a folder that is new or empty")
+    parser.add_argument(
+        "--empty",
+        choices=("drop", "background"),
+        help="of a tool: images without annotations are left out, or all background",
+    )
+    parser.add_argument(
+        "--on_error",
+        choices=("raise", "skip"),
+        help="of a tool: faults are named and nothing is written, or left out and counted",
+    )
     args = parser.parse_args([expand_argument(argument) for argument in sys.argv[1:]])
-    from segjax.data import prepare  # late: --help answers at once
-
     try:
-        path, use = prepare.prepare(**vars(args))
+        path, use = _convert(args) if args.dataset in TOOLS else _prepare(args)
     except SegjaxError as error:
         sys.exit(f"error: {error}")
     print(f"{path}\nuse it with: {use}")
+
+
+def _prepare(args: argparse.Namespace) -> tuple[str, str]:
+    if args.empty or args.on_error:
+        raise ConfigError(f"{args.dataset} has neither --empty nor --on_error; leave them out")
+    from segjax.data import prepare  # late: --help answers at once
+
+    path, use = prepare.prepare(args.dataset, args.source, args.data_dir, args.output)
+    return str(path), use
+
+
+def _convert(args: argparse.Namespace) -> tuple[str, str]:
+    if not args.output or args.data_dir:
+        raise ConfigError(f"{args.dataset} becomes a folder; say where with --output alone")
+    from segjax.data.annotations import convert
+
+    options = {name: getattr(args, name) for name in ("empty", "on_error") if getattr(args, name)}
+    path, report = convert.convert(args.dataset, args.source, args.output, **options)
+    print(convert.format_report(report))
+    return str(path), f"--config folder --config.data.root={path}"
 
 
 if __name__ == "__main__":
