@@ -613,6 +613,8 @@ def test_masks_that_do_not_fit_are_refused_before_anything_is_written(predicted,
     (predicted / "masks/sub/1.png").unlink()
     with pytest.raises(DataError, match=r"1\.jpg has no mask"):
         write("labelme", *arguments, str(output))
+    with pytest.raises(DataError, match=r"--classes nope\.json: no such file"):
+        write("labelme", *arguments[:2], "nope.json", str(output))
     assert not output.exists()
 
 

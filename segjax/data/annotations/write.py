@@ -14,7 +14,7 @@ from segjax.data.annotations.outlines import components, joined, outlines
 from segjax.data.annotations.reading import image_size
 from segjax.data.annotations.regions import Patch, Size, to_runs
 from segjax.data.folders import name_of, pair_folders
-from segjax.data.label_table import VOID, LabelTable, load_table
+from segjax.data.label_table import TABLES, VOID, LabelTable, load_table
 from segjax.errors import DataError
 from segjax.runtime.files import make_parent
 
@@ -40,6 +40,8 @@ def write(
       output: a file for coco, a folder for labelme, new.
       tolerance: of polygons: how far an outline may be off, in pixels; 0 for exact ones.
     """
+    if classes not in TABLES and not Path(classes).is_file():
+        raise DataError(f"--classes {classes}: no such file; give the classes.json of the masks")
     table, out = load_table(classes, ""), Path(output)
     if out.exists() and (out.is_file() or tool == "coco" or any(out.iterdir())):
         raise DataError(f"{out}: exists already; remove it, or name another --output")
