@@ -20,7 +20,8 @@ COMMANDS = {
     "predict": "segment images or a video",
     "export": "write a trained network as one file: StableHLO, ONNX or safetensors",
     "check": "check data before training",
-    "prepare": "prepare a published dataset",
+    "prepare": "prepare a published dataset, or the export of an annotation tool",
+    "annotate": "write masks as annotations of another tool",
     "sweep": "search fields of a configuration for the best score",
 }
 

@@ -119,7 +119,12 @@ def test_results_are_known_again_and_others_files_are_not_replaced(tmp_path):
 
 
 def test_a_tiff_that_lies_nowhere_has_no_map(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(IMAGE, 0, 2), planarconfig="contig")
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        np.moveaxis(IMAGE, 0, 2),
+        planarconfig="contig",
+        photometric="minisblack",
+    )
     summary = predict_images(model(), str(tmp_path / "a.tif"), tmp_path / "out")
     assert "map" not in summary["images"][0] and not (tmp_path / "out/a.tif").exists()
     (tmp_path / "broken.tif").write_bytes(b"II*\0")
