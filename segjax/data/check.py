@@ -132,7 +132,8 @@ def _describe_files(config: ConfigDict, sources: dict[str, Source], report: Repo
                 content = "\n".join(sorted(source.names)).encode()
                 report.divided[split] = hashlib.sha256(content).hexdigest()
             notes.append(division)
-            report.warnings += groups.warn(sources)
+    if any(getattr(source, "division", "") for source in sources.values()):
+        report.warnings += groups.warn(sources)
     report.notes = [*dict.fromkeys(notes)]
     reasons = {
         "left_out": "files without a partner, or with several, left out",

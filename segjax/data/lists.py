@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from segjax.errors import DataError
 from segjax.runtime.files import read_text
 
+SPLITS = ("train", "val", "test")
 COLUMNS = ("image", "mask", "split", "group")
 
 
@@ -44,7 +45,7 @@ class Listed(NamedTuple):
 def read(config: ConfigDict) -> Listed:
     """The rows of config.data.list; DataError where it holds none, or not the columns."""
     root, background = Path(config.root), config.missing_mask == "background"
-    path, splits = root / config.list, [*config.splits.values()]
+    path, splits = root / config.list, [config.splits[split] for split in SPLITS]
     if not path.is_file():
         raise DataError(
             f"{path}: no such file; config.data.list is an absolute path, or one below "

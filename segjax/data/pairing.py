@@ -90,7 +90,7 @@ def match(
     fitting = {name for name in masks if how.is_mask(name)}
     others = masks - fitting
     if together:
-        other_masks = {parse(text).mask_of(name) for text in CONVENTIONS for name in images}
+        other_masks = {known.mask_of(name) for known in map(parse, CONVENTIONS) for name in images}
         images = {name for name in others - other_masks if how.mask_of(name)}
         others -= images
     found = {name: how.mask_of(name) for name in sorted(images)}
@@ -104,18 +104,19 @@ def detect(images: Collection[str], masks: Collection[str], where: str) -> Pairi
 
     Raises DataError where several pair as many.
     """
-    counts = {text: sum(parse(text).mask_of(n) in masks for n in images) for text in CONVENTIONS}
+    known = [parse(text) for text in CONVENTIONS]
+    counts = {how: sum(how.mask_of(name) in masks for name in images) for how in known}
     most = max(counts.values())
-    best = [text for text, count in counts.items() if count == most]
+    best = [how for how in known if counts[how] == most]
     if not most:
         return None
     if len(best) > 1:
-        found = " and ".join(f"{parse(text)} ({most} pairs)" for text in best)
+        found = " and ".join(f"{how} ({most} pairs)" for how in best)
         raise DataError(
             f"{where}: masks can be found by {found}; set config.data.pairing to one of "
-            f"{', '.join(best)}"
+            f"{', '.join(map(':'.join, best))}"
         )
-    return parse(best[0])
+    return best[0]
 
 
 def _shared(stem: str, pattern: str) -> str | None:
