@@ -15,7 +15,7 @@ from segjax.training.validate import RULES, validate
 
 # Free text, which the data decide on, and switches.
 OPEN = {
-    *("init_from", "pretrained.path", "data.root", "data.name", "data.classes"),
+    *("init_from", "pretrained.path", "data.root", "data.name", "data.classes", "data.list"),
     *("data.image_key", "data.label_key"),
     *("data.splits.train", "data.splits.val", "data.splits.test"),
     *(
@@ -48,6 +48,9 @@ REFUSED = {
     "data.drawn": ((0, 1), (8,), (8.0, 8.0), (8, 8, 8)),
     "data.fit": CHOICE,
     "data.divide": CHOICE,
+    "data.pairing": ("{}_mask", "{}:mask", "{}:{}:{}", "a/{}:{}"),
+    "data.missing_mask": CHOICE,
+    "data.group_by": ("(",),
     "data.bands": ("x", "0", "1,a"),
     "data.channels": (-1, 33),
     "data.dtype": CHOICE,

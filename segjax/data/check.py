@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax.data import decode, normalization, pixels, values
+from segjax.data import decode, groups, normalization, pixels, values
 from segjax.data.counting import count
 from segjax.data.counts import Report, read_cache, write_cache
-from segjax.data.folders import Found, find_pairs, names_of
+from segjax.data.folders import Found
 from segjax.data.label_table import BINARY_HINT, load_table
 from segjax.data.problems import Problems, some
 from segjax.data.sources import Source, Subset, build_source, has_split, resolved
+from segjax.data.splits import find_pairs
 from segjax.errors import ConfigError, DataError
 from segjax.runtime.files import expanded
 
@@ -48,6 +49,7 @@ def check(
     sources = sources or _open(config, splits, problems)
     if config.on_error == "raise":
         _add_left_out(sources.values(), problems)
+    groups.judge(sources, problems)
     fingerprint = _fingerprint(config, sources)
     report = None if problems or not sources else read_cache(cache, fingerprint)
     if report is None and sources:
@@ -98,7 +100,7 @@ def _open(config: ConfigDict, splits: Sequence[str], problems: Problems) -> dict
 def _add_left_out(sources: Iterable[Source | Found], problems: Problems) -> None:
     for source in sources:
         for line in getattr(source, "left_out", ()):
-            problems.add(f"{line}; image and mask share the name up to the suffix", "no partner")
+            problems.add(line, "no partner")
 
 
 def _look_at_the_rest(config: ConfigDict, split: str, problems: Problems) -> None:
@@ -114,7 +116,7 @@ def _look_at_the_rest(config: ConfigDict, split: str, problems: Problems) -> Non
     except DataError:  # named already
         return
     _add_left_out([found], problems)
-    for path in (path for pair in found.pairs for path in pair):
+    for path in (path for pair in found.pairs for path in pair if path):
         try:
             decode.read(path.read_bytes(), str(path))
         except (DataError, OSError) as error:
@@ -122,13 +124,16 @@ def _look_at_the_rest(config: ConfigDict, split: str, problems: Problems) -> Non
 
 
 def _describe_files(config: ConfigDict, sources: dict[str, Source], report: Report) -> None:
-    """Adds how a folder was divided, and the files of folders that are not used."""
+    """Adds how a folder was paired and divided, and the files of folders that are not used."""
+    notes = [note for source in sources.values() for note in getattr(source, "notes", ())]
     for split, source in sources.items():
         if division := getattr(source, "division", ""):
             if config.divide == "shares" or config.folds:  # an image added moves others
-                content = "\n".join(sorted(names_of(source.pairs, Path(config.root)))).encode()
+                content = "\n".join(sorted(source.names)).encode()
                 report.divided[split] = hashlib.sha256(content).hexdigest()
-            report.notes = [division]
+            notes.append(division)
+            report.warnings += groups.warn(sources)
+    report.notes = [*dict.fromkeys(notes)]
     reasons = {
         "left_out": "files without a partner, or with several, left out",
         "unused": "files or folders beside the images are not used",
@@ -170,6 +175,7 @@ def _fingerprint(config: ConfigDict, sources: dict[str, Source]) -> str:
             status = os.stat(path)
             files.append((str(path), status.st_size, status.st_mtime_ns))
         files += [*getattr(source, "left_out", ()), *getattr(source, "unused", ())]
+        files += [len(source), *getattr(source, "groups", ())]  # a list may have moved images
     fields = sorted(Report.__dataclass_fields__)  # earlier versions counted less
     content = json.dumps([config.to_json_best_effort(), tables, files, fields])
     return hashlib.sha256(content.encode()).hexdigest()

@@ -2,12 +2,19 @@
 
 Images that are added or removed therefore move a few others to another split; workdir.py keeps what
 a run was trained on, and refuses another division.
+
+Groups of images (config.data.group_by) stay whole: they are put in the order of the hashes of their
+names, and shares are counted in images. Val takes, in that order, every group that fits into its
+share, then the smallest of the others if that comes closer, or if none fitted; so does test with
+what is left. For folds the largest group goes first, each to the fold that has the fewest images.
+An image without a group is one of its own.
 """
 
 import hashlib
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
@@ -15,25 +22,30 @@ from segjax.errors import ConfigError
 
 RULES = ("shares", "thresholds")
 Parts = dict[str, list[str]]  # the names of train, val and test
+Size = Callable[[str], int]  # how many images a group has
 
 
-def divide(config: ConfigDict, names: Sequence[str]) -> Parts:
-    """The names of every split of a folder; see config.data for the fields that say how."""
-    drawn = sorted(names, key=lambda name: (draw(config.seed, name), name))
+def divide(config: ConfigDict, names: Sequence[str], groups: Sequence[str] = ()) -> Parts:
+    """The names of every split of a folder; see config.data for the fields that say how.
+
+    groups: of each name; () where there are none.
+    """
     if config.divide not in RULES:
         raise ConfigError(f"config.data.divide is {config.divide!r}; choose one of {RULES}")
-    if config.divide == "thresholds":
-        num_val, num_test = _up_to_thresholds(config, drawn)
-    else:
-        num_val, num_test = split_counts(len(drawn), config.val_fraction, config.test_fraction)
+    members = defaultdict(list)
+    for name, group in zip(names, groups or names, strict=True):
+        members[group].append(name)
+    drawn = sorted(members, key=lambda group: (draw(config.seed, group), group))
+
+    def size(group: str) -> int:
+        return len(members[group])
+
+    by_thresholds = config.divide == "thresholds"
+    val, test = (_up_to_thresholds if by_thresholds else _up_to_shares)(config, drawn, size)
     if config.folds:
-        # The test comes first: it is the same in all folds. Val is every `folds`-th of the rest.
-        rest = drawn[num_test:]
-        val, test = rest[config.fold :: config.folds], drawn[:num_test]
-    else:
-        val, test = drawn[:num_val], drawn[num_val : num_val + num_test]
-    held_out = {*val, *test}
-    return {"train": [n for n in drawn if n not in held_out], "val": val, "test": test}
+        val = _folds(_without(drawn, test), config.folds, size)[config.fold]
+    parts = {"train": _without(drawn, [*val, *test]), "val": val, "test": test}
+    return {split: [n for g in part for n in members[g]] for split, part in parts.items()}
 
 
 def split_counts(count: int, val_fraction: float, test_fraction: float) -> tuple[int, int]:
@@ -50,14 +62,60 @@ def split_counts(count: int, val_fraction: float, test_fraction: float) -> tuple
     return counts["val"], counts["test"]
 
 
-def _up_to_thresholds(config: ConfigDict, drawn: Sequence[str]) -> tuple[int, int]:
-    """The same where every image goes by its own hash: about the shares, for many images."""
-    hashes = [draw(config.seed, name) for name in drawn]
+def _up_to_shares(
+    config: ConfigDict, drawn: Sequence[str], size: Size
+) -> tuple[list[str], list[str]]:
+    """The groups of val and test, by their shares of the images. With folds there is no val yet."""
+    shares = config.val_fraction, config.test_fraction
+    wanted = split_counts(sum(map(size, drawn)), *shares)
+    # A split gets at least a group, where there are enough of these.
+    num_val, num_test = (
+        n if at_least else 0
+        for n, at_least in zip(wanted, split_counts(len(drawn), *shares), strict=True)
+    )
+    to_train = int(config.folds > 0 or sum(shares) < 1)
     if config.folds:
-        return 0, sum(at < config.test_fraction for at in hashes)
-    num_val = sum(at < config.val_fraction for at in hashes)
-    held_out = sum(at < config.val_fraction + config.test_fraction for at in hashes)
-    return num_val, held_out - num_val
+        return [], _take(drawn, num_test, to_train, size)
+    val = _take(drawn, num_val, to_train + (num_test > 0), size)
+    return val, _take(_without(drawn, val), num_test, to_train, size)
+
+
+def _take(drawn: Sequence[str], count: int, spared: int, size: Size) -> list[str]:
+    """The groups that a split of `count` images takes; `spared`: how many it leaves at least."""
+    taken, room = [], count
+    for group in drawn:
+        if size(group) <= room and len(drawn) - len(taken) > spared:
+            taken.append(group)
+            room -= size(group)
+    if room and len(drawn) - len(taken) > spared:
+        smallest = min(_without(drawn, taken), key=size)
+        if not taken or size(smallest) - room < room:
+            taken.append(smallest)
+    return taken
+
+
+def _without(drawn: Sequence[str], taken: Sequence[str]) -> list[str]:
+    left_out = {*taken}
+    return [group for group in drawn if group not in left_out]
+
+
+def _folds(drawn: Sequence[str], number: int, size: Size) -> list[list[str]]:
+    folds, counts = [[] for _ in range(number)], [0] * number
+    for group in sorted(drawn, key=size, reverse=True):  # equal ones stay as they are drawn
+        i = counts.index(min(counts))
+        folds[i].append(group)
+        counts[i] += size(group)
+    return folds
+
+
+def _up_to_thresholds(
+    config: ConfigDict, drawn: Sequence[str], size: Size
+) -> tuple[list[str], list[str]]:
+    """The same where every group goes by its own hash: about the shares, for many groups."""
+    start = 0 if config.folds else config.val_fraction
+    hashes = {group: draw(config.seed, group) for group in drawn}
+    val = [group for group in drawn if hashes[group] < start]
+    return val, [group for group in drawn if start <= hashes[group] < start + config.test_fraction]
 
 
 def draw(seed: int, name: str) -> float:

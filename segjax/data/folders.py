@@ -1,19 +1,30 @@
-"""Folders of images and masks: which files belong together, and to which split."""
+"""Folders of images and masks: which files belong together."""
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
+from segjax.data import pairing
+from segjax.data.listing import (
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
+    SUFFIXES,
+    Listing,
+    describe_missing,
+    list_images,
+)
+from segjax.data.pairing import EQUAL, Pairing
+from segjax.errors import DataError
 
-from segjax.data.division import divide
-from segjax.data.listing import SUFFIXES, Listing, describe_missing, list_images
-from segjax.errors import ConfigError, DataError
-
-Pair = tuple[Path, Path]  # of an image and its mask
-LAYOUT = "expected ROOT/{train,val,test}/{images,masks}/NAME.* or ROOT/{images,masks}/NAME.*"
+Pair = tuple[Path, Path | None]  # of an image and its mask; None where config.data lets it miss
+Files = dict[str, list[Path]]  # the images of a folder, by `name_of`
+SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+LAYOUT = (
+    "expected ROOT/{train,val,test}/{images,masks}/NAME.* or ROOT/{images,masks}/NAME.*, or both "
+    "in one folder, as config.data.pairing says"
+)
 
 
 class Found(NamedTuple):
@@ -22,70 +33,51 @@ class Found(NamedTuple):
     left_out: with on_error='skip', files without a partner or with several, a line each.
     unused: what is no image, a line each.
     division: where one folder is divided, how many images each split has.
+    notes: how masks were found, and where there are none, a line each.
+    names, groups: of each pair; groups only if there are any.
     """
 
     pairs: tuple[Pair, ...]
     left_out: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     division: str = ""
+    notes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
 
 
-def find_pairs(config: ConfigDict, split: str) -> Found:
-    """Image and mask files of a split.
-
-    Where ROOT/{images,masks} is not split into folders it is divided, see `division`.
-    Raises DataError for a missing partner, folder or split.
-    """
-    root = Path(config.root)
-    options = {"skip": config.on_error == "skip", "subfolders": config.subfolders}
-    if _has_split_folders(config):
-        if config.folds:
-            raise ConfigError(
-                f"config.data.folds is {config.folds}, but {config.root} is divided already, into "
-                "folders such as train; set folds=0, or put all files into ROOT/images and "
-                "ROOT/masks"
-            )
-        used = {_split_folder(config, name) for name in config.splits if config.splits[name]}
-        return _with_other_folders(pair_files(_split_folder(config, split), **options), root, used)
-    found = _with_other_folders(pair_files(root, **options), root, {root})
-    named = dict(zip(names_of(found.pairs, root), found.pairs, strict=True))
-    parts = divide(config, [*named])
-    if not parts[split]:
-        shares = f"val_fraction = {config.val_fraction}"
-        raise DataError(
-            f"{config.root}: split {split!r} is empty: {len(named)} images with "
-            f"{f'folds = {config.folds}' if config.folds else shares} "
-            f"and test_fraction = {config.test_fraction}; change these"
-        )
-    pairs = tuple(sorted(named[name] for name in parts[split]))
-    counts = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
-    division = f"{config.root} is divided by seed {config.seed}: {len(named)} images, {counts}"
-    return found._replace(pairs=pairs, division=division)
-
-
-def names_of(pairs: Iterable[Pair], root: Path) -> list[str]:
-    """The names by which ROOT/{images,masks} is divided."""
-    return [name_of(image, root / "images") for image, _ in pairs]
-
-
-def has_folder_split(config: ConfigDict, split: str) -> bool:
-    """Whether the folders, or the shares that divide one, have this split."""
-    if _has_split_folders(config):
-        return bool(config.splits[split]) and _split_folder(config, split).is_dir()
-    return split != "test" or config.test_fraction > 0
-
-
-def pair_files(folder: Path, skip: bool = False, subfolders: bool = True) -> Found:
-    """FOLDER/images/NAME.* with FOLDER/masks/NAME.*: see `pair_folders`."""
+def pair_files(folder: Path, **options: Any) -> Found:
+    """FOLDER/images/NAME.* with FOLDER/masks/NAME.*, or both in FOLDER: see `pair_folders`."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder: {describe_missing(folder)}; {LAYOUT}")
-    return pair_folders(folder / "images", folder / "masks", skip, subfolders)
+    if is_one_folder(folder, options.get("rule", "")):
+        return pair_folders(folder, folder, **options)
+    return pair_folders(folder / "images", folder / "masks", **options)
+
+
+def is_one_folder(folder: Path, rule: str) -> bool:
+    """Whether a folder holds images beside their masks, by a rule that is given or found."""
+    below = {path.name.lower() for path in folder.iterdir() if path.is_dir()}
+    if below & (IMAGE_FOLDERS | MASK_FOLDERS | SPLIT_FOLDERS):  # an error tells how to rename them
+        return False
+    given = pairing.parse(rule)
+    if given:
+        return given.image != given.mask
+    names = by_name(list_images(folder), folder)
+    return pairing.detect(names, names, str(folder)) is not None
 
 
 def pair_folders(
-    folder: Path, mask_folder: Path, skip: bool = False, subfolders: bool = True
+    folder: Path,
+    mask_folder: Path,
+    skip: bool = False,
+    subfolders: bool = True,
+    rule: str = "",
+    background: bool = False,
 ) -> Found:
     """FOLDER/NAME.* with MASK_FOLDER/NAME.*; a NAME may lie in folders of these.
+
+    rule: `config.data.pairing`; background: whether images may have no mask.
 
     Raises DataError that names whatever is alone or ambiguous, without `skip`.
     """
@@ -93,37 +85,60 @@ def pair_folders(
     listings = [_list(each, subfolders, other) for each, other in (folders, folders[::-1])]
     faults = [found for found in listings if isinstance(found, str)]
     if faults:
-        raise DataError(f"{'; '.join(faults)}; {LAYOUT}")
+        raise DataError(f"{'; '.join(dict.fromkeys(faults))}; {LAYOUT}")
     images, masks = map(by_name, listings, folders)
-    unused = tuple(line for found in listings for line in found.unused)
-    twice = [
+    unused = [line for found in listings[: len({*folders})] for line in found.unused]
+    how, mask_of, masks_alone, others = pairing.match(images, masks, rule, *folders)
+    unused += [f"{p}: no image and no mask by {how}" for name in others for p in masks[name]]
+    twice = [*_several(images, mask_of), *_several(masks, {*mask_of.values(), *masks_alone})]
+    unmasked = [] if background else [name for name, mask in mask_of.items() if not mask]
+    alone = [f"{images[name][0]} has no mask" for name in unmasked]
+    alone += [f"{masks[name][0]} has no image" for name in masks_alone]
+    both = {n: (images[n], masks[mask] if mask else [None]) for n, mask in mask_of.items()}
+    pairs = {
+        name: (image[0], mask[0])
+        for name, (image, mask) in both.items()
+        if len(image) == len(mask) == 1 and (mask[0] or background)
+    }
+    if not (skip and pairs):
+        _require_partners(folder, how, twice, alone, unused)
+    left_out = [f"{names}: one name, several files" for names in twice]
+    left_out += [f"{line}; {how.remedy}" for line in alone]
+    notes = note_unmasked(folder, [*pairs.values()])
+    if not rule and how != EQUAL:
+        count = sum(mask is not None for _, mask in pairs.values())
+        notes = (f"{folder}: masks are found by pairing {how} ({count} pairs)", *notes)
+    return Found(tuple(pairs.values()), tuple(left_out), tuple(unused), "", notes, tuple(pairs))
+
+
+def _several(files: Files, used: Container[str | None]) -> list[str]:
+    return [
         f"{name} ({', '.join(path.name for path in paths)})"
-        for found in (images, masks)
-        for name, paths in found.items()
-        if len(paths) > 1
+        for name, paths in files.items()
+        if len(paths) > 1 and name in used
     ]
-    alone = [f"{images[n][0]} has no mask" for n in sorted(images.keys() - masks.keys())]
-    alone += [f"{masks[n][0]} has no image" for n in sorted(masks.keys() - images.keys())]
-    hint = "".join(f"\n  (not used: {line})" for line in unused[:20])
-    both = [(images[name], masks[name]) for name in sorted(images.keys() & masks.keys())]
-    pairs = [(image[0], mask[0]) for image, mask in both if len(image) == len(mask) == 1]
-    if twice and not (skip and pairs):
+
+
+def _require_partners(
+    folder: Path, how: Pairing, twice: list[str], alone: list[str], unused: list[str]
+) -> None:
+    """Raises DataError where there are files that are alone, or several of one name."""
+    if twice:
         raise DataError(f"{folder}: one name, several files; keep one of each: {twice[:20]}")
-    if alone and not (skip and pairs):
+    if alone:
         shown = "\n  ".join(alone[:20])
+        hint = "".join(f"\n  (not used: {line})" for line in unused[:20])
         raise DataError(
-            f"{folder}: {len(alone)} files without a partner; image and mask must share the name "
-            f"up to the suffix, so add or remove:\n  {shown}{hint}"
+            f"{folder}: {len(alone)} files without a partner; {how.remedy}, so add or remove, or "
+            f"set config.data.pairing:\n  {shown}{hint}"
         )
-    left_out = (*(f"{names}: one name, several files" for names in twice), *alone)
-    return Found(tuple(pairs), left_out, unused)
 
 
-def _with_other_folders(found: Found, root: Path, used: set[Path]) -> Found:
-    """With a line for every folder that looks like data, and is none of those that are used."""
-    others = [p for p in (root, *sorted(root.iterdir())) if p not in used]
-    lines = [f"{p / 'images'}: beside the folders used" for p in others if (p / "images").is_dir()]
-    return found._replace(unused=(*found.unused, *lines))
+def note_unmasked(where: Path, pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """A line for the report, where images have no mask."""
+    unmasked = [image for image, mask in pairs if mask is None]
+    such = f"{where}: {len(unmasked)} images without a mask are background, such as"
+    return (f"{such} {unmasked[0]}",) if unmasked else ()
 
 
 def _list(folder: Path, subfolders: bool, other: Path) -> Listing | str:
@@ -154,21 +169,9 @@ def name_of(path: Path, folder: Path) -> str:
     return unicodedata.normalize("NFC", below)
 
 
-def by_name(listing: Listing, folder: Path) -> dict[str, list[Path]]:
+def by_name(listing: Listing, folder: Path) -> Files:
     """The images of a folder, by `name_of`."""
     found = defaultdict(list)
     for path in listing.images:
         found[name_of(path, folder)].append(path)
     return found
-
-
-def _has_split_folders(config: ConfigDict) -> bool:
-    root = Path(config.root)
-    if not config.root or not root.is_dir():
-        here = "" if Path(config.root).is_absolute() else f" in {Path.cwd()}"
-        raise DataError(f"config.data.root = {config.root!r}: no such folder{here}; {LAYOUT}")
-    return _split_folder(config, "train").is_dir() or not (root / "images").is_dir()
-
-
-def _split_folder(config: ConfigDict, split: str) -> Path:
-    return Path(config.root) / config.splits[split]

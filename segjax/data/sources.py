@@ -9,11 +9,13 @@ from typing import Any, Protocol
 from ml_collections import ConfigDict
 
 from segjax.data import decode, pixels
+from segjax.data.background import decode_unmasked, require_background
 from segjax.data.decode import Decoded, Example, decode_example
-from segjax.data.folders import Pair, find_pairs, has_folder_split
+from segjax.data.folders import Pair
 from segjax.data.formats.raster import Raster
 from segjax.data.label_table import LabelTable, load_table
 from segjax.data.pixels import RGB, Pixels
+from segjax.data.splits import find_pairs, has_folder_split
 from segjax.errors import ConfigError, DataError
 from segjax.runtime.files import expand
 
@@ -126,7 +128,13 @@ class FolderSource:
     left_out: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     division: str = ""
+    notes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     pixels: Pixels = RGB
+
+    def __post_init__(self) -> None:
+        require_background(self.table, [image for image, mask in self.pairs if mask is None])
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -136,15 +144,14 @@ class FolderSource:
 
     def inspect(self, index: int) -> Decoded:
         """See `Source`."""
-        return decode_example(*self._content(index))
-
-    def _content(self, index: int) -> tuple:
         image, mask = self.pairs[index]
         try:
-            contents = image.read_bytes(), mask.read_bytes()
+            contents = [path.read_bytes() for path in (image, mask) if path]
         except OSError as error:
             raise DataError(f"{error}; make {image} and {mask} readable or remove both") from error
-        return *contents, self.table, str(image), str(mask), self.pixels
+        if mask is None:
+            return decode_unmasked(*contents, self.table, str(image), self.pixels)
+        return decode_example(*contents, self.table, str(image), str(mask), self.pixels)
 
     def raster(self, index: int) -> Raster:
         """The file of an image."""
@@ -158,7 +165,7 @@ class FolderSource:
         return str(self.pairs[index][0])
 
     def files(self) -> list[Path]:
-        return [path for pair in self.pairs for path in pair]
+        return [path for pair in self.pairs for path in pair if path]
 
 
 class TfdsSource:

@@ -75,6 +75,15 @@ def _data() -> ConfigDict:
     data.classes = ""
     # Folder names, or TFDS splits such as train[:90%].
     data.splits = ConfigDict({"train": "train", "val": "val", "test": "test"})
+    # How a mask's name is made from its image's, without folder and suffix: "{}:{}_mask" pairs
+    # NAME.jpg with NAME_mask.png. '': equal names, or where there are none a convention that is
+    # found (and printed). Images and masks may then lie in one folder.
+    data.pairing = ""
+    # A file in ROOT that lists images and masks in place of folders: a CSV with the columns image,
+    # mask and, as you like, split and group; or lines of an image and its mask.
+    data.list = ""
+    # A mask that is missing: raise (see on_error), or background: the image is all background.
+    data.missing_mask = "raise"
     # Folders within images/ and masks/ are walked too; False: counted and left out.
     data.subfolders = True
     # One folder without splits is divided by these shares, in an order given by names and seed; a
@@ -85,6 +94,9 @@ def _data() -> ConfigDict:
     data.seed = 0
     # shares: exactly these. thresholds: about these, each image by itself, so that none moves.
     data.divide = "shares"
+    # A regular expression on images' names (below images/, without suffix) that finds what belongs
+    # together: "(.*)_slice" by its first group, "^patient[0-9]+" whole. No group is divided.
+    data.group_by = ""
     # k-fold cross-validation of such a folder; 0 is off. In place of val_fraction, val is number
     # `fold` of `folds` equal parts (in the order of the seed) of what the test leaves, train the
     # rest; so every image is in val of one fold. The test is the same in all.

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from segjax.data import check, pixels
-from segjax.data.folders import pair_folders
+from segjax.data import check, lists, pixels
+from segjax.data.folders import is_one_folder, pair_folders
 from segjax.data.label_table import LabelTable
 from segjax.data.sources import FolderSource, Source, build_source
+from segjax.data.splits import options_of
 from segjax.errors import ConfigError, DataError
 from segjax.run import workdir
 from segjax.runtime.files import read_text
@@ -52,7 +53,7 @@ def find(
       folder: None if there is no run, but weights alone; all data are other data then.
       config: the run's data section.
       root: where the run's own data are now, or the root of other data: of these the split, or all
-        if they lie in ROOT/{images,masks}. images, masks: folders of other data, scored whole.
+        if these are not split. images, masks: folders of other data, scored whole.
 
     Raises ConfigError for other classes than the run's, DataError for what the check finds.
     """
@@ -86,7 +87,9 @@ def _of_folders(
     if not (images and masks):
         raise ConfigError("--images and --masks are two folders of the same data; give both")
     table = table_of(Path(masks).absolute().parent, table)
-    found = pair_folders(Path(images), Path(masks), skip=True)  # the check names what is left out
+    # The check names what is left out.
+    options = options_of(config) | {"skip": True, "subfolders": True}
+    found = pair_folders(Path(images), Path(masks), **options)
     source = FolderSource(table, *found, pixels.of(config))
     report = check.check(config, splits=("test",), sources={"test": source}, trained=True)
     folder = Path(images).resolve()
@@ -117,8 +120,14 @@ def _moved(
 def _of_root(config: ConfigDict, table: LabelTable, split: str) -> Scored:
     root = Path(config.root)
     part = root / (config.splits[split] if config.source == "folder" else split)
-    is_flat = (root / "images").is_dir() and not part.is_dir()
-    if is_flat or (part / "images").is_dir() or config.source == "shapes":
+    config.group_by = ""  # nothing is divided
+    is_listed = bool(config.list) and (root / config.list).is_file()
+    if is_listed:
+        is_flat = not lists.read(config).is_split
+    else:
+        config.list = ""
+        is_flat = not part.is_dir() and _holds_pairs(root, config)
+    if is_listed or is_flat or _holds_pairs(part, config) or config.source == "shapes":
         if config.source != "folder":
             config.splits.update({name: name for name in SPLITS})
         config.source, config.subfolders = "folder", True
@@ -129,10 +138,18 @@ def _of_root(config: ConfigDict, table: LabelTable, split: str) -> Scored:
         config.folds = 0
         config.splits.update(dict.fromkeys(SPLITS, "."))
         place = {part: str(root / part) for part in ("images", "masks")}
+        if not (root / "images").is_dir():
+            place = {"images": str(root), "masks": str(root / config.list)}
         log.warning("All images of %s are scored, also any that the run was trained on", root)
     report = check.check(config, splits=(split,), trained=True)
     _require_classes(report.table, table, config.root)
     return Scored(_name(name), split, config, report, place=place)
+
+
+def _holds_pairs(folder: Path, config: ConfigDict) -> bool:
+    return (folder / "images").is_dir() or (
+        folder.is_dir() and is_one_folder(folder, config.pairing)
+    )
 
 
 def _checked(config: ConfigDict, split: str) -> check.Report:

@@ -12,7 +12,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from segjax import defaults, models
-from segjax.data import check, division, normalization, pipeline, pixels, sources
+from segjax.data import (
+    background,
+    check,
+    division,
+    groups,
+    normalization,
+    pairing,
+    pipeline,
+    pixels,
+    sources,
+)
 from segjax.errors import ConfigError
 from segjax.evaluation.evaluator import RESOLUTIONS
 from segjax.models import patchgan
@@ -74,6 +84,7 @@ RULES = {
     "data.fit": _one_of(*pipeline.FITS),
     "data.num_train": _at_least(1),
     "data.num_val": _at_least(1),
+    "data.missing_mask": _one_of(*background.MISSING_MASK),
     "data.on_error": _one_of(*check.ON_ERROR),
     "data.value_range": Rule(
         lambda limits: len(limits) == 0 or (len(limits) == 2 and limits[0] < limits[1]),
@@ -214,6 +225,13 @@ def _combinations(
     yield data.folds == 0 or data.fold < data.folds, "data.fold", data.fold, needed
     needed = "folds divide a folder ROOT/{images,masks}: set it to 0, or config.data.source=folder"
     yield data.folds == 0 or data.source == "folder", "data.folds", data.folds, needed
+    pairing.parse(data.pairing)
+    groups.compiled(data.group_by)
+    for field in ("pairing", "list", "group_by"):
+        needed = "it is for config.data.source=folder; leave it out"
+        yield not data[field] or data.source == "folder", f"data.{field}", data[field], needed
+    needed = f"config.data.list={data.list} says which mask an image has; leave one of them out"
+    yield not (data.pairing and data.list), "data.pairing", data.pairing, needed
     pixels.numbers(data.bands)
     windows = tuple(data.windows)
     needed = "windows are for config.data.normalize=window, which needs one or more"
