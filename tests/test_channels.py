@@ -200,6 +200,7 @@ def test_the_check_names_what_differs_and_measures_the_rest(tmp_path):
     assert found["low"] == values.min(0).tolist() and found["high"] == values.max(0).tolist()
     assert check(config, cache=tmp_path / "data.json").channels == report.channels
     assert "train: channel 2: mean " in format_report(report)
+    assert "the network sees images of uint16 [H, W, 2] (config.data.bands)" in report.notes
     full = defaults.get_config()
     full.data = config
     full = normalization.measured(normalization.with_normalization(full), found)

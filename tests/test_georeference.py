@@ -3,18 +3,21 @@
 import json
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 import rasterio
 import tifffile
 from rasterio.transform import Affine, from_origin
 
+from segjax.data import fitting
 from segjax.data.fitting import Fit
 from segjax.data.label_table import LabelTable
 from segjax.data.pixels import Pixels
 from segjax.errors import ConfigError
-from segjax.inference import georeference, inputs, networks
+from segjax.inference import georeference, inputs, networks, scenes
 from segjax.inference.images import predict_images
+from segjax.inference.predictor import Predictor
 
 TABLE = LabelTable.of_names(["background", "roof"])
 UTM = from_origin(500_000, 5_600_000, 0.5, 0.5)
@@ -129,3 +132,43 @@ def test_a_tiff_that_lies_nowhere_has_no_map(tmp_path):
     assert "map" not in summary["images"][0] and not (tmp_path / "out/a.tif").exists()
     (tmp_path / "broken.tif").write_bytes(b"II*\0")
     assert georeference.read(tmp_path / "broken.tif") is None
+
+
+def test_a_scene_is_read_in_windows_and_becomes_what_it_is_as_a_whole(tmp_path, monkeypatch):
+    """A network of one layer: every pixel's class depends on its neighbours in tiles, too."""
+    rng = np.random.default_rng(1)
+    image = rng.integers(1, 9000, (4, 150, 190)).astype(np.uint16)
+    image[:, :20, :30] = 0
+    write(tmp_path / "a.tif", nodata=0, image=image)
+
+    @jax.jit
+    def logits(images):
+        x = images.astype(np.float32).mean(-1, keepdims=True) - 4500
+        x = x + jax.numpy.roll(x, 1, axis=2)
+        return jax.numpy.concatenate([-x, x], axis=-1)
+
+    kind = Pixels("stored", 4, "uint16")
+    network = networks.Network(logits, TABLE, Fit((64, 64), False, fill=(4500,) * 4), kind)
+    model = Predictor(network)
+    for name, value in {"MAX_PIXELS": 64 * 64, "TILE": 64}.items():
+        monkeypatch.setattr(fitting, name, value)
+    predict_images(model, str(tmp_path / "a.tif"), tmp_path / "whole")
+    monkeypatch.setattr(scenes, "MIN_PIXELS", 1)
+    read = []
+    cut = scenes.Scene.__getitem__
+    monkeypatch.setattr(scenes.Scene, "__getitem__", lambda s, k: read.append(k) or cut(s, k))
+    predict_images(model, str(tmp_path / "a.tif"), tmp_path / "windows", vector=True)
+    assert len(read) > 10
+    with (
+        rasterio.open(tmp_path / "whole/a.tif") as a,
+        rasterio.open(tmp_path / "windows/a.tif") as b,
+    ):
+        whole, windows = a.read(1), b.read(1)
+    assert (windows[:20, :30] == 255).all() and (windows == 255).sum() == 600
+    near = np.zeros(windows.shape, bool)
+    near[:20, :31] = True  # what a gap is filled with is the mean of its window
+    np.testing.assert_array_equal(windows[~near], whole[~near])
+    path = tmp_path / "a.tif"
+    path.write_bytes(path.read_bytes()[:-60_000])
+    summary = predict_images(model, str(path), tmp_path / "broken")
+    assert "a.tif: damaged TIFF" in summary["skipped"][0]

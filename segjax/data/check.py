@@ -134,6 +134,8 @@ def _describe_files(config: ConfigDict, sources: dict[str, Source], report: Repo
             notes.append(division)
     if any(getattr(source, "division", "") for source in sources.values()):
         report.warnings += groups.warn(sources)
+    if not (kind := pixels.of(config)).is_rgb:
+        notes.append(f"the network sees images of {kind.describe()} (config.data.bands)")
     report.notes = [*dict.fromkeys(notes)]
     reasons = {
         "left_out": "files without a partner, or with several, left out",

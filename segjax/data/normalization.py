@@ -58,7 +58,10 @@ def fill(config: ConfigDict) -> Fill:
     if kind.is_rgb:
         return FILL
     values = np.array(config.model.mean[: kind.channels])
-    return tuple(values.tolist() if kind.type.kind == "f" else np.rint(values).astype(int).tolist())
+    if kind.type.kind == "f":
+        return tuple(values.tolist())
+    limits = np.iinfo(kind.type)  # the level of a window may lie outside
+    return tuple(np.rint(values).clip(limits.min, limits.max).astype(int).tolist())
 
 
 def limits(config: ConfigDict) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -95,8 +95,9 @@ def areas(label: np.ndarray, table: LabelTable, place: Georeference) -> dict[str
     """m² of every class; None where the file does not say how large its pixels are."""
     if place.pixel_area is None:
         return None
-    counts = np.bincount(label.ravel(), minlength=256)[: len(table.names)]
-    return dict(zip(table.names, (counts * place.pixel_area).round(3).tolist(), strict=True))
+    return dict(
+        zip(table.names, (table.count(label) * place.pixel_area).round(3).tolist(), strict=True)
+    )
 
 
 def write_vector(path: Path, label: np.ndarray, table: LabelTable, place: Georeference) -> None:

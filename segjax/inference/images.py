@@ -13,12 +13,11 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from segjax.data import decode, values
-from segjax.data.decode import Raster
 from segjax.data.folders import name_of
 from segjax.data.label_table import VOID
 from segjax.data.pixels import Pixels, to_image
 from segjax.errors import DataError
-from segjax.inference import georeference, inputs
+from segjax.inference import georeference, inputs, scenes
 from segjax.inference.georeference import Georeference
 from segjax.inference.masks import Masks
 from segjax.inference.predictor import Predictor
@@ -43,18 +42,15 @@ def predict_file(
 
     Where the image has no data its label is VOID. name: by which the image has its mask in `masks`.
     """
-    try:
-        raster, image, mask, missing = _read(path, model.network.pixels, masks, name)
-        if census:
-            census.add(str(path), decode.stored_in(raster))
-    except OSError as error:
-        raise DataError(f"{error.filename}: {error.strerror}") from error
     start = time.perf_counter()
-    scores = None
-    if probabilities:
-        label, scores = model.label_and_probabilities(image, mask)
-    else:
-        label = model.label(image, mask)
+    with scenes.opened(path, model.network.fit, model.network.pixels) as scene:
+        if scene and not (draw or probabilities or masks):
+            image, scores, label = None, None, model.label(scene)
+            missing = scene.missing
+        else:
+            image, mask, missing = _read(path, model.network.pixels, masks, name, census)
+            start = time.perf_counter()
+            label, scores = _segment(model, image, mask, probabilities)
     seconds = time.perf_counter() - start
     if missing is not None:
         label[missing] = VOID
@@ -66,7 +62,7 @@ def predict_file(
         Image.fromarray(draw(image, label)).save(inputs.overlay_of(out), pnginfo=_origin())
     if probabilities:
         np.savez_compressed(out.with_suffix(".npz"), probabilities=scores)
-    counts = np.bincount(label.ravel(), minlength=256)[: len(model.table.names)]
+    counts = model.table.count(label)
     shares = counts / max(counts.sum(), 1)
     place = georeference.read(path)
     return {
@@ -90,16 +86,32 @@ def _write_map(
     return {"map": str(out.with_suffix(".tif")), **({"class_areas_m2": areas} if areas else {})}
 
 
+def _segment(
+    model: Predictor, image: np.ndarray, mask: np.ndarray | None, probabilities: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Class ids and, if they are wanted, probabilities."""
+    if probabilities:
+        return model.label_and_probabilities(image, mask)
+    return model.label(image, mask), None
+
+
 def _read(
-    path: Path, pixels: Pixels, masks: Masks | None, name: str
-) -> tuple[Raster, np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """The file of an image, the image, its mask if there are `masks`, and where it has no data."""
-    if masks:
-        found = masks.beside(path, name, pixels)
-        return found.image, found.example["image"], found.example["label"], found.missing
-    raster = decode.read(path.read_bytes(), str(path))
-    image, missing = to_image(raster, str(path), pixels)
-    return raster, image, None, missing
+    path: Path, pixels: Pixels, masks: Masks | None, name: str, census: values.Census | None
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """An image, its mask if there are `masks`, and where it has no data; adds to `census`."""
+    try:
+        if masks:
+            found = masks.beside(path, name, pixels)
+            raster, mask, missing = found.image, found.example["label"], found.missing
+            image = found.example["image"]
+        else:
+            raster, mask = decode.read(path.read_bytes(), str(path)), None
+            image, missing = to_image(raster, str(path), pixels)
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror}") from error
+    if census:
+        census.add(str(path), decode.stored_in(raster))
+    return image, mask, missing
 
 
 def _origin() -> PngInfo:

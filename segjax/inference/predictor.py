@@ -28,6 +28,7 @@ from segjax.data.refining import Refined
 from segjax.errors import ConfigError
 from segjax.inference import networks
 from segjax.inference.networks import Network
+from segjax.inference.scenes import Scene
 from segjax.runtime.files import expand
 from segjax.weights import downloaded, runs
 
@@ -81,7 +82,7 @@ class Predictor:
         """Whether there is a refiner, which takes masks."""
         return isinstance(self.fit, Refined)
 
-    def label(self, image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    def label(self, image: np.ndarray | Scene, mask: np.ndarray | None = None) -> np.ndarray:
         """Class ids, uint8 [H, W], of an image: see `Network.pixels`.
 
         mask: class ids, integers [H, W], to be refined in place of what the segmenter gives; values
@@ -135,10 +136,10 @@ class Predictor:
         raster = decode.read(Path(path).read_bytes(), str(path))
         return to_image(raster, str(path), self.network.pixels)[0]
 
-    def _shape(self, image: np.ndarray) -> tuple[int, int]:
+    def _shape(self, image: np.ndarray | Scene) -> tuple[int, int]:
         """Height and width; TypeError or ValueError for what is no image to the network."""
         wanted = self.network.pixels
-        if not isinstance(image, np.ndarray):
+        if not isinstance(image, (np.ndarray, Scene)):
             raise TypeError(f"an image is a NumPy array, {wanted.describe()}, not {type(image)}")
         fits = image.ndim == 3 and image.shape[2] == wanted.channels
         if image.dtype != wanted.type or not fits:

@@ -47,7 +47,7 @@ def predict_volumes(
 def _predict(model: Predictor, path: Path, out: Path, axis: int | None) -> dict[str, Any]:
     volume, start = volumes.read(path, axis), time.perf_counter()
     array = volume.write(out, _labels(model, volume, path))
-    counts = np.bincount(array.ravel(), minlength=256)[: len(model.table.names)]
+    counts = model.table.count(array)
     names, voxel = model.table.names, float(np.prod(volume.spacing))
     return {
         "input": str(path),

@@ -43,7 +43,8 @@ class Trainer:
         workdir.require_same_run(folder, config)
         cache, resumes = folder / "data.json", workdir.holds_checkpoints(folder)
         data = check.check(config.data, cache=cache, trained=resumes)
-        if config.data.normalize in normalization.MEASURED and not resumes:
+        is_measured = config.data.normalize in normalization.MEASURED
+        if is_measured and not resumes and not self.segmenter:  # whose mean and std are used
             config = normalization.measured(config, data.channels["train"])
         self.config, self.folder = config, folder
         self.table, counts = data.table, data.pixel_counts["train"]
