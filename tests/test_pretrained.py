@@ -418,7 +418,8 @@ def test_a_run_starts_from_a_file_and_resumes_without_it(tiny_config, file_of, t
     run.checkpoints.close()
     (tmp_path / "run" / "checkpoints" / "8").mkdir()
     path.unlink()
-    resumed = pretrained.with_conventions(tiny_config, tmp_path / "run")
+    given = workdir.as_trained(tiny_config, tmp_path / "run")
+    resumed = pretrained.with_conventions(given, tmp_path / "run")
     assert resumed.model == run.config.model
     workdir.require_same_run(tmp_path / "run", resumed)
 
