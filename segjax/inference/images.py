@@ -15,11 +15,12 @@ from tqdm import tqdm
 from segjax.data import decode, values
 from segjax.data.decode import Raster
 from segjax.data.folders import name_of
+from segjax.data.formats import geotiff
+from segjax.data.formats.geotiff import Georeference
 from segjax.data.label_table import VOID
 from segjax.data.pixels import Pixels, to_image
 from segjax.errors import DataError
 from segjax.inference import georeference, inputs
-from segjax.inference.georeference import Georeference
 from segjax.inference.masks import Masks
 from segjax.inference.predictor import Predictor
 from segjax.runtime.files import write_json
@@ -68,7 +69,7 @@ def predict_file(
         np.savez_compressed(out.with_suffix(".npz"), probabilities=scores)
     counts = np.bincount(label.ravel(), minlength=256)[: len(model.table.names)]
     shares = counts / max(counts.sum(), 1)
-    place = georeference.read(path)
+    place = geotiff.read(path)
     return {
         "input": str(path),
         "output": str(out),
