@@ -28,7 +28,7 @@ setup(
         "cuda12": of(core, "jax["),
         # All but jax2onnx, whose own requirements do not go with those of segjax.
         "onnx": [line for line in onnx if line not in of(onnx, "jax2onnx")],
-        "geo": of(test, "rasterio"),
+        "geo": of(test, "rasterio", "pyshp"),
         "medical": of(test, "nibabel", "pydicom"),
         "sweep": of(test, "optuna"),
         "weights": of(test, "h5py", "safetensors"),

@@ -7,8 +7,9 @@ NIfTI volumes as slices (folders images or imagesTr, and masks, labels or labels
 As folders of symbolic links, in segjax's layout (cityscapes, ade20k):
   python -m segjax.prepare cityscapes --source DIR --output DIR
 The export of an annotation tool, as masks beside links to the images (coco, coco-panoptic, labelme,
-cvat, label_studio, roboflow, supervisely):
+cvat, label_studio, roboflow, supervisely, qupath), or polygons over GeoTIFFs (geojson):
   python -m segjax.prepare coco --source DIR --output DIR [--empty=background] [--on_error=skip]
+  python -m segjax.prepare geojson --source DIR --output DIR [--property=class]
 """
 
 import argparse
@@ -21,9 +22,10 @@ from segjax.runtime.files import expand_argument
 DATASETS = ("camvid", "voc2012", "oxford_pets", "cityscapes", "ade20k", "nifti")
 TOOLS = (
     *("coco", "coco-panoptic", "labelme", "cvat", "label_studio", "roboflow"),
-    "supervisely",
+    *("supervisely", "geojson", "qupath"),
 )
 OPTIONS = {"nifti": ("axis", "neighbours"), **dict.fromkeys(TOOLS, ("empty", "on_error"))}
+OPTIONS["geojson"] += ("property",)
 
 
 def main() -> None:
@@ -59,6 +61,7 @@ def main() -> None:
         choices=("raise", "skip"),
         help="of a tool: faults are named and nothing is written, or left out and counted",
     )
+    parser.add_argument("--property", help="of geojson: which property of a feature is its class")
     args = parser.parse_args([expand_argument(argument) for argument in sys.argv[1:]])
     try:
         path, use = _convert(args) if args.dataset in TOOLS else _prepare(args)

@@ -12,6 +12,7 @@ from rasterio.transform import Affine, from_origin
 
 from segjax.data import fitting
 from segjax.data.fitting import Fit
+from segjax.data.formats import geotiff
 from segjax.data.label_table import LabelTable
 from segjax.data.pixels import Pixels
 from segjax.errors import ConfigError
@@ -60,7 +61,7 @@ def test_areas_are_in_square_metres_where_the_map_says_its_unit(tmp_path):
     write(tmp_path / "a.tif")
     summary = predict_images(model(), str(tmp_path / "a.tif"), tmp_path / "out")
     areas = summary["images"][0].get("class_areas_m2")
-    place = georeference.read(tmp_path / "a.tif")
+    place = geotiff.read(tmp_path / "a.tif")
     assert place.transform == pytest.approx(tuple(UTM)[:6])
     if place.unit:  # GDAL writes the key of the unit for EPSG:32632, but need not
         assert areas["roof"] == pytest.approx((IMAGE[0] > 4000).sum() * 0.25)
@@ -101,7 +102,7 @@ def test_polygons_cover_the_class_in_map_coordinates(tmp_path):
 
 def test_without_rasterio_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "rasterio", None)
-    label, place = np.ones((2, 2), np.uint8), georeference.Georeference({}, tuple(UTM)[:6], 1.0)
+    label, place = np.ones((2, 2), np.uint8), geotiff.Georeference({}, tuple(UTM)[:6], 1.0)
     with pytest.raises(ConfigError, match=r"pip install 'segjax.geo.'"):
         georeference.write_vector(tmp_path / "a.geojson", label, TABLE, place)
 
@@ -111,7 +112,7 @@ def test_results_are_known_again_and_others_files_are_not_replaced(tmp_path):
     out = tmp_path / "out"
     for _ in range(2):
         predict_images(model(), str(tmp_path / "a.tif"), out, vector=True)
-    assert georeference.read(tmp_path / "a.tif") and inputs.is_result(out / "a.tif")
+    assert geotiff.read(tmp_path / "a.tif") and inputs.is_result(out / "a.tif")
     found = inputs.find_images(str(tmp_path), tmp_path / "other")
     assert [path.name for path in found.files] == ["a.tif"]
     other = tmp_path / "third"
@@ -131,7 +132,7 @@ def test_a_tiff_that_lies_nowhere_has_no_map(tmp_path):
     summary = predict_images(model(), str(tmp_path / "a.tif"), tmp_path / "out")
     assert "map" not in summary["images"][0] and not (tmp_path / "out/a.tif").exists()
     (tmp_path / "broken.tif").write_bytes(b"II*\0")
-    assert georeference.read(tmp_path / "broken.tif") is None
+    assert geotiff.read(tmp_path / "broken.tif") is None
 
 
 def test_a_scene_is_read_in_windows_and_becomes_what_it_is_as_a_whole(tmp_path, monkeypatch):

@@ -1,73 +1,20 @@
-"""Where on the earth a TIFF lies, kept for its results: GeoTIFF 1.1, OGC 19-008r4."""
+"""Results that lie on the map where their images lie."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from tifffile import TiffFile, imwrite
+from tifffile import imwrite
 
+from segjax.data.formats.geotiff import TYPES, Georeference
 from segjax.data.label_table import VOID, LabelTable
 from segjax.errors import ConfigError
 
-SCALE, TIEPOINTS, MATRIX, KEYS, DOUBLES, TEXT = 33550, 33922, 34264, 34735, 34736, 34737
-TYPES = {SCALE: "d", TIEPOINTS: "d", MATRIX: "d", KEYS: "H", DOUBLES: "d", TEXT: "s"}
-RASTER_TYPE, LINEAR_UNITS = 1025, 3076  # of the keys
-PIXEL_IS_POINT = 2
-METRES = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}  # metre, foot, US survey foot
 GDAL_NODATA = 42113
-SUFFIXES = (".tif", ".tiff")
 SOFTWARE = "segjax.predict"
 HINT = "--vector needs rasterio: pip install 'segjax[geo]' (in a clone: pip install rasterio)"
-
-
-class Georeference(NamedTuple):
-    """Of a TIFF: tags of TYPES by number.
-
-    transform: a, b, c, d, e, f of x = a · column + b · row + c and y = d · column + e · row + f, on
-      the map, of the corners of pixels, which begin at 0.
-    unit: what the map's unit has in metres; None where the file does not say it.
-    """
-
-    tags: dict[int, Any]
-    transform: tuple[float, ...]
-    unit: float | None
-
-    @property
-    def pixel_area(self) -> float | None:
-        """In m²; None where the unit is unknown, or degrees."""
-        a, b, _, d, e, _ = self.transform
-        return None if self.unit is None else abs(a * e - b * d) * self.unit**2
-
-
-def read(path: Path) -> Georeference | None:
-    """Of a file; None where it is no TIFF, or does not say where it lies."""
-    if path.suffix.lower() not in SUFFIXES:
-        return None
-    try:
-        with TiffFile(path) as file:
-            found = {code: file.pages[0].tags.valueof(code) for code in TYPES}
-    except Exception:  # tifffile raises many; what reads its pixels says what is wrong
-        return None
-    tags = {code: value for code, value in found.items() if value is not None}
-    keys = np.array(tags.get(KEYS, ()), int).reshape(-1, 4)
-    by_number = {number: value for number, place, _, value in keys[1:].tolist() if place == 0}
-    shift = 0.5 if by_number.get(RASTER_TYPE) == PIXEL_IS_POINT else 0.0
-    transform = _transform(tags, shift)
-    return transform and Georeference(tags, transform, METRES.get(by_number.get(LINEAR_UNITS)))
-
-
-def _transform(tags: dict[int, Any], shift: float) -> tuple[float, ...] | None:
-    if MATRIX in tags:
-        a, b, _, c, d, e, _, f = tags[MATRIX][:8]
-    elif SCALE in tags and TIEPOINTS in tags:
-        column, row, _, x, y = tags[TIEPOINTS][:5]
-        a, b, d, e = tags[SCALE][0], 0.0, 0.0, -tags[SCALE][1]
-        c, f = x - a * column, y - e * row
-    else:
-        return None
-    return (a, b, c - shift * (a + b), d, e, f - shift * (d + e))
 
 
 def write(path: Path, label: np.ndarray, table: LabelTable, place: Georeference) -> None:
@@ -125,10 +72,7 @@ def _features(regions: Iterator[tuple[Any, float]], table: LabelTable) -> Iterat
 
 def _crs(place: Georeference) -> dict[str, Any]:
     """The member by which GDAL and QGIS know a projection; {} where the file names none."""
-    keys = np.array(place.tags.get(KEYS, ()), int).reshape(-1, 4)[1:]
-    codes = {number: value for number, at, _, value in keys.tolist() if at == 0}
-    code = codes.get(3072, codes.get(2048))  # projected, geographic
-    if code in (None, 0, 32767):
+    if place.epsg is None:
         return {}
-    name = f"urn:ogc:def:crs:EPSG::{code}"
+    name = f"urn:ogc:def:crs:EPSG::{place.epsg}"
     return {"crs": {"type": "name", "properties": {"name": name}}}

@@ -14,11 +14,12 @@ from tqdm import tqdm
 
 from segjax.data import decode, values
 from segjax.data.folders import name_of
+from segjax.data.formats import geotiff
+from segjax.data.formats.geotiff import Georeference
 from segjax.data.label_table import VOID
 from segjax.data.pixels import Pixels, to_image
 from segjax.errors import DataError
 from segjax.inference import georeference, inputs, scenes
-from segjax.inference.georeference import Georeference
 from segjax.inference.masks import Masks
 from segjax.inference.predictor import Predictor
 from segjax.runtime.files import write_json
@@ -64,7 +65,7 @@ def predict_file(
         np.savez_compressed(out.with_suffix(".npz"), probabilities=scores)
     counts = model.table.count(label)
     shares = counts / max(counts.sum(), 1)
-    place = georeference.read(path)
+    place = geotiff.read(path)
     return {
         "input": str(path),
         "output": str(out),

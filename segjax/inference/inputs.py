@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from segjax.data.formats import geotiff
 from segjax.data.formats.volumes import is_volume
 from segjax.data.listing import Listing, is_hidden, is_mask_folder, list_images
 from segjax.data.problems import some
@@ -150,7 +151,7 @@ def _names_of_results(names: list[Path]) -> list[str]:
 
 def is_tiff(path: Path) -> bool:
     """Whether a file may lie on a map."""
-    return path.suffix.lower() in georeference.SUFFIXES
+    return path.suffix.lower() in geotiff.SUFFIXES
 
 
 def _not_ours(files: list[Path], written: list[Path], beside: list[Path]) -> list[Path]:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from segjax.data.fitting import Fit
+from segjax.data.formats import geotiff
 from segjax.data.formats.raster import Raster, full_scale
 from segjax.data.pixels import Pixels, to_image
 from segjax.errors import DataError
-from segjax.inference import georeference
 
 MIN_PIXELS = 2**26  # 8192×8192; smaller images are read whole
 
@@ -59,7 +59,7 @@ class Scene:
 @contextmanager
 def opened(path: Path, fit: Fit, pixels: Pixels) -> Iterator[Scene | None]:
     """A large TIFF as a Scene; None for what is read whole, and where rasterio is missing."""
-    whole = path.suffix.lower() not in georeference.SUFFIXES or not isinstance(fit, Fit)
+    whole = path.suffix.lower() not in geotiff.SUFFIXES or not isinstance(fit, Fit)
     if whole or pixels.per_image:  # whose percentiles are of all pixels
         yield None
         return

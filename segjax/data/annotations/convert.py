@@ -13,8 +13,10 @@ from segjax.data.annotations import (
     coco,
     coco_panoptic,
     cvat,
+    geojson,
     label_studio,
     labelme,
+    qupath,
     roboflow,
     supervisely,
 )
@@ -26,7 +28,7 @@ from segjax.data.listing import list_images
 from segjax.errors import DataError
 from segjax.runtime.files import remove, write_json
 
-Reader = Callable[[Path, Images, Classes, Log], Iterator[Item]]
+Reader = Callable[..., Iterator[Item]]  # of the source, its images, the classes, the log, options
 READERS: dict[str, Reader] = {
     "coco": coco.read,
     "coco-panoptic": coco_panoptic.read,
@@ -35,6 +37,8 @@ READERS: dict[str, Reader] = {
     "label_studio": label_studio.read,
     "roboflow": roboflow.read,
     "supervisely": supervisely.read,
+    "geojson": geojson.read,
+    "qupath": qupath.read,
 }
 MASKS = ".masks"  # where masks lie until all names are known
 REPORT = "prepared.json"
@@ -62,7 +66,12 @@ class Tally:
 
 
 def convert(
-    tool: str, source: str, output: str, empty: str = "drop", on_error: str = "raise"
+    tool: str,
+    source: str,
+    output: str,
+    empty: str = "drop",
+    on_error: str = "raise",
+    **options: str,
 ) -> tuple[Path, dict[str, Any]]:
     """Converts the export of a tool; returns the folder, and what stands in its prepared.json.
 
@@ -72,6 +81,7 @@ def convert(
       tool: one of READERS.
       empty: of images without annotations: drop, or background, their whole mask.
       on_error: raise one DataError that names all faults, or skip what is at fault.
+      options: of the tool alone: of geojson the property that names the class.
     """
     root, out = Path(source).resolve(), Path(output).resolve()
     if not root.is_dir():
@@ -80,7 +90,7 @@ def convert(
     if existed and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: exists already; remove it, or name another folder as --output")
     try:
-        report = _write(tool, root, out, empty, Log(on_error == "skip"))
+        report = _write(tool, root, out, empty, Log(on_error == "skip"), options)
     except BaseException as error:
         if out.exists():
             for path in [*out.iterdir()] if existed else [out]:
@@ -91,11 +101,13 @@ def convert(
     return out, report
 
 
-def _write(tool: str, root: Path, out: Path, empty: str, log: Log) -> dict[str, Any]:
+def _write(
+    tool: str, root: Path, out: Path, empty: str, log: Log, options: dict[str, str]
+) -> dict[str, Any]:
     classes, tally = Classes(), Tally()
     images = Images(root, list_images(root).images)
     items = []
-    for item in READERS[tool](root, images, classes, log):
+    for item in READERS[tool](root, images, classes, log, **options):
         if (ids := _ids(item, empty, log)) is not None:
             tally.add(item, ids)
             _save(ids, out / MASKS / f"{len(items)}.png")

@@ -56,15 +56,19 @@ def place(mask: np.ndarray, top: int, left: int, size: Size) -> Patch:
     return Patch(max(0, top), max(0, left), inside, bool(inside.sum() < mask.sum()))
 
 
-def polygons(rings: Sequence[np.ndarray], size: Size) -> Patch:
-    """What lies in any of some polygons, each float [N, 2] of x, y."""
+def polygons(rings: Sequence[np.ndarray], size: Size, even_odd: bool = False) -> Patch:
+    """What lies in any of some polygons, each float [N, 2] of x, y.
+
+    even_odd: what lies in an odd number of them: the others are the holes of the first.
+    """
     corners = np.concatenate(rings)
     height, width = size
     left, top = (int(v) for v in np.floor(corners.min(axis=0)).clip(0, (width, height)))
     right, bottom = (int(v) for v in np.ceil(corners.max(axis=0)).clip((left, top), size[::-1]))
     mask = np.zeros((bottom - top, right - left), bool)
     for ring in rings:
-        mask |= _fill(ring - (left, top), mask.shape)
+        inside = _fill(ring - (left, top), mask.shape)
+        mask = mask ^ inside if even_odd else mask | inside
     clipped = corners.min() < 0 or (corners > (width, height)).any()
     return Patch(top, left, mask, bool(clipped))
 

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from segjax.data import decode
@@ -40,14 +40,17 @@ def read(source: Path, images: Images, classes: Classes, log: Log) -> Iterator[I
 
 
 def _table(path: Path) -> LabelTable:
-    """A table of lines VALUE, NAME under a heading."""
-    rows = [[cell.strip() for cell in row] for row in csv.reader(read_text(path).splitlines())]
+    return table_of([*csv.reader(read_text(path).splitlines())][1:], str(path))
+
+
+def table_of(rows: Iterable[Sequence[str]], where: str) -> LabelTable:
+    """A table of VALUE, NAME, in which 0 is background if it has no name."""
     names: dict[str, list[int]] = {}
-    for row in rows[1:]:
+    for row in ([cell.strip() for cell in row] for row in rows):
         if len(row) != 2 or not row[0].isdecimal():
-            raise Fault(str(path), "line of another form", row, "a line is VALUE, NAME")
+            raise Fault(where, "line of another form", row, "a line is VALUE, NAME")
         names.setdefault(row[1], []).append(int(row[0]))
     if [0] not in names.values():
         names = {"background": [0], **names}
     spec = {"classes": [*names], "values": [*names.values()]}
-    return LabelTable.from_json(json.dumps(spec), str(path))
+    return LabelTable.from_json(json.dumps(spec), where)
