@@ -5,7 +5,7 @@
     segjax.train("quickstart", "runs/quickstart")
     scores = segjax.evaluate("runs/quickstart", split="test")
     model = segjax.load("runs/quickstart")
-    label = model.label(image)  # image: uint8 [H, W, 3] RGB
+    label = model.label(image)  # image: uint8 [H, W, 3] RGB, see model.read
 
 Importing segjax imports no JAX; the first call does. The files beside this one (main, evaluate,
 predict ...) are command lines: `python -m segjax.evaluate` runs one, and nothing imports them.

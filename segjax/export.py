@@ -7,14 +7,15 @@
   python -m segjax.export --pretrained segformer-b0 --format onnx --output segformer.onnx
   python -m segjax.export --workdir runs/mine --refine runs/refined --output mine.zip --verify
 
-StableHLO and ONNX files are programs: in goes `image`, uint8 [batch, height, width, 3] RGB; out
-come `label`, uint8 [batch, height, width], and `probabilities`, float32 [batch, height, width,
-classes], computed in float32. Normalisation and padding are inside. StableHLO takes any height and
-width; ONNX those that the network was trained on, and any batch. A run that resizes its images
-(`fit` in the metadata) was trained on `size`: stretch them to it. Any other takes images whole, and
-was scored with `fill` below and at the right, as segjax/data/fitting.py says. If `value_range` in
-the metadata is not empty, its two numbers of what image files hold become 0 and 255, and what lies
-beyond is clipped, before all that.
+StableHLO and ONNX files are programs: in goes `image`, uint8 [batch, height, width, 3] RGB or the
+bands and the type that the run was trained on (`input` in the metadata); out come `label`, uint8
+[batch, height, width], and `probabilities`, float32 [batch, height, width, classes], computed in
+float32. Normalisation and padding are inside. StableHLO takes any height and width; ONNX those that
+the network was trained on, and any batch. A run that resizes its images (`fit` in the metadata) was
+trained on `size`: stretch them to it. Any other takes images whole, and was scored with `fill`
+below and at the right, as segjax/data/fitting.py says. If `value_range` in the metadata is not
+empty, its two numbers of what image files hold become 0 and 255, and what lies beyond is clipped,
+before all that.
 
 A refiner is one program with its segmenter: StableHLO takes images of any size as they are (`fit`
 is `whole`), ONNX those of --size, by default the most common size of the validation images.

@@ -139,6 +139,7 @@ def _config(source: Source, tensors: Tensors, found: Settings, own: dict[str, An
     fields |= {f"data.{key}": own[key] for key in ("size", "fit", "value_range") if own}
     kind = own.get("pixels", {"bands": "rgb", "channels": 3, "dtype": "uint8"})
     fields |= {f"data.{key}": kind[key] for key in ("bands", "channels", "dtype")}
+    fields["data.pages"] = kind.get("pages", "refuse")
     fields["data.normalize"] = "image" if kind.get("per_image") else "given"
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     try:
