@@ -249,3 +249,6 @@ def test_a_volume_is_predicted_into_a_label_map(tmp_path):
     assert entry["class_volumes_mm3"]["organ"] == pytest.approx(2 * (array > 0).sum())
     with pytest.raises(ConfigError, match="would replace volumes"):
         predict_volumes(model, files, tmp_path / "in")
+    (tmp_path / "in/c.png").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"volumes and images, such as .*c\.png"):
+        inputs.find_volumes(str(tmp_path / "in"))

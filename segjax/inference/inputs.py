@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from segjax.data.formats import geotiff
 from segjax.data.formats.volumes import is_volume
-from segjax.data.listing import Listing, is_hidden, is_mask_folder, list_images
+from segjax.data.listing import SUFFIXES, Listing, is_hidden, is_mask_folder, list_images
 from segjax.data.problems import some
 from segjax.errors import ConfigError, DataError
 from segjax.inference import georeference
@@ -80,16 +80,19 @@ def find_video(source: str) -> str | None:
 def find_volumes(source: str) -> list[Path]:
     """The NIfTI volumes that --input names; [] where it names something else.
 
-    Raises ConfigError where it names volumes and other files.
+    Raises ConfigError where it names images, too.
     """
     root = Path(source)
     found = [root] if root.is_file() else sorted(map(Path, glob.glob(source, recursive=True)))
     if root.is_dir():
         found = [path for path in sorted(root.iterdir()) if not is_hidden(path.name)]
-    which = [path for path in found if is_volume(path)]
-    if which and len(which) < len(found) and not root.is_dir():
-        raise ConfigError(f"--input {source} names volumes and other files; give one of them")
-    return which
+    volumes = [path for path in found if is_volume(path)]
+    images = [path for path in found if path.suffix.lower() in SUFFIXES]
+    if volumes and images:
+        raise ConfigError(
+            f"--input {source} names volumes and images, such as {images[0]}; give one kind"
+        )
+    return volumes
 
 
 def find_images(
