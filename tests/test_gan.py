@@ -49,7 +49,7 @@ class Network(nn.Module):
 def with_small_network(build):
     """`models.build` with `Network` in place of the first family."""
 
-    def build_network(config, num_classes, axis_name=None):
+    def build_network(config, num_classes, axis_name=None, channels=3):
         if (config.encoder, config.name) == UNET:
             return Network(num_classes, axis_name)
         return build(config, num_classes, axis_name)

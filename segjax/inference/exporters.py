@@ -59,7 +59,7 @@ def metadata(trained: Trained, size: Shape | None = None) -> dict[str, Any]:
         "size": config["data"]["size"],
         "fit": config["data"]["fit"],
         "value_range": config["data"]["value_range"],
-        "pixels": kind._asdict(),
+        "pixels": {k: v for k, v in kind._asdict().items() if k != "value_range"},
         "fill": list(normalization.fill(trained.config)),
         "dtype": jnp.dtype(trained.model.dtype).name,
         "scored_dtype": config["model"]["dtype"],
