@@ -111,6 +111,16 @@ def test_pixels_without_data_are_void_and_hold_the_mean_of_the_others():
     assert np.isfinite([stored.low, stored.high]).all()
 
 
+def test_gaps_in_bands_that_are_not_taken_are_none():
+    array = noise(4, 5, 3).astype(np.float32)
+    array[0, 0, 0], array[1, 1, 1] = np.nan, np.finfo(np.float32).min  # as GDAL writes no data
+    for bands, count in (("2,3", 1), ("3", 0), ("1,2,3", 2)):
+        kind = Pixels(bands, len(bands.split(",")), "float32")
+        found, missing = image_of(tiff(array), kind)
+        assert np.isfinite(found).all() and np.abs(found).max() < 1000
+        assert (0 if missing is None else missing.sum()) == count
+
+
 def test_gdal_s_no_data_value_counts_where_all_bands_have_it():
     array = noise(4, 5, 3) + 1
     array[0, 0], array[1, 1, 0] = 0, 0

@@ -6,6 +6,7 @@ they are stored: the network carries them in the files' own type, and normalises
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from segjax.errors import ConfigError, DataError
 MAX_CHANNELS = 32
 DTYPES = ("uint8", "uint16", "int16", "float32")
 PAGES = ("refuse", "channels")
+LARGEST = 1e38  # the lowest and the largest float stand for no data in many files
 PERCENTILES = (0.5, 99.5)  # of a channel of an image, which become 0 and 1
 
 
@@ -127,6 +129,8 @@ def to_image(image: Raster, where: str, pixels: Pixels) -> tuple[np.ndarray, np.
         raise DataError(
             f"{where}: {image.kind}; save each as a file, or set config.data.pages=channels"
         )
+    if not pixels.is_rgb:
+        image = _with_bands(image, where, pixels)  # gaps in other bands are of no interest
     samples, missing = _filled(image)
     make = _rgb if pixels.is_rgb else _stored
     found = turn(make(image, samples, where, pixels), image.orientation)
@@ -139,12 +143,12 @@ def to_image(image: Raster, where: str, pixels: Pixels) -> tuple[np.ndarray, np.
 def lacking(image: Raster) -> np.ndarray | None:
     """bool like the samples, True where there are no data; None if there are data everywhere.
 
-    NaN and infinity by themselves; the file's no-data value where all bands have it, for of a dark
-    pixel one band may well hold the same number.
+    NaN, infinity and what is no measurement (LARGEST) by themselves; the file's no-data value where
+    all bands have it, for of a dark pixel one band may well hold the same number.
     """
     samples, found = image.samples, None
     if samples.dtype.kind == "f":
-        found = ~np.isfinite(samples)
+        found = ~(np.abs(samples) < LARGEST)
     if image.nodata is not None and not np.isnan(image.nodata):
         outside = np.broadcast_to((samples == image.nodata).all(-1, keepdims=True), samples.shape)
         found = outside if found is None else found | outside
@@ -163,9 +167,10 @@ def _filled(image: Raster) -> tuple[np.ndarray, np.ndarray | None]:
     return np.where(gaps, means.astype(samples.dtype), samples), gaps.any(-1)
 
 
-def _stored(image: Raster, samples: np.ndarray, where: str, pixels: Pixels) -> np.ndarray:
-    """The bands that are wanted, in the type that the network takes."""
-    count, found = samples.shape[-1], dtype_of(image)
+def _with_bands(image: Raster, where: str, pixels: Pixels) -> Raster:
+    """The bands that are wanted."""
+    samples = image.samples
+    count = samples.shape[-1]
     chosen = numbers(pixels.bands) or range(1, pixels.channels + 1)
     if max(chosen) > count or (pixels.bands == "stored" and count != pixels.channels):
         wanted = pixels.bands if numbers(pixels.bands) else f"all {pixels.channels}"
@@ -173,6 +178,14 @@ def _stored(image: Raster, samples: np.ndarray, where: str, pixels: Pixels) -> n
             f"{where}: {image.kind}, and of other images bands {wanted} are taken; remove it, save "
             "it like them, or name bands that all have in config.data.bands (rgb repeats grey)"
         )
+    if numbers(pixels.bands):
+        samples = samples[..., [number - 1 for number in chosen]]
+    return replace(image, pixels=samples, palette=None, alpha=False, largest=image.white)
+
+
+def _stored(image: Raster, samples: np.ndarray, where: str, pixels: Pixels) -> np.ndarray:
+    """The samples in the type that the network takes."""
+    found = dtype_of(image)
     if found != pixels.dtype and pixels.dtype != "float32":
         raise DataError(
             f"{where}: values of {found}, and those of other images are {pixels.dtype}; save it "
@@ -184,7 +197,7 @@ def _stored(image: Raster, samples: np.ndarray, where: str, pixels: Pixels) -> n
         samples = image.white - samples
     if found == "uint8" and image.white not in (None, 255):  # 1 and 4 bits beside 8
         samples = _scale(samples, 0, image.white)
-    return samples[..., [number - 1 for number in chosen]].astype(pixels.dtype)
+    return samples.astype(pixels.dtype)
 
 
 def _scaled_by_percentiles(image: np.ndarray, missing: np.ndarray | None) -> np.ndarray:
