@@ -189,7 +189,7 @@ def test_accumulated_parts_count_by_their_labelled_pixels(
     mode, count, dice, sgd_config, monkeypatch
 ):
     """Of cross entropy that is the gradient of the whole batch, however uneven its void is."""
-    monkeypatch.setattr(models, "build", lambda _, *shape: Network(*shape))
+    monkeypatch.setattr(models, "build", lambda _, *shape: Network(*shape[:2]))
     sgd_config.data.size = (16, 16)
     sgd_config.loss.update(dice=dice, class_weights="none")
     sgd_config.optim.accumulate = 2
@@ -259,7 +259,7 @@ def noisy_step(config, mode, count, **changes):
 def test_a_stochastic_network_draws_the_same_on_any_number_of_devices(
     accumulate, sgd_config, monkeypatch
 ):
-    monkeypatch.setattr(models, "build", lambda _, *shape: Noisy(*shape))
+    monkeypatch.setattr(models, "build", lambda _, *shape: Noisy(*shape[:2]))
     sgd_config.data.size = (16, 16)
     sgd_config.optim.accumulate = accumulate
     sgd_config.loss.update(dice=0.0, class_weights="none")

@@ -22,6 +22,7 @@ from segjax.data import check, refining, tiles
 from segjax.data.counts import Report
 from segjax.data.fitting import Fit, at_size, resize_image
 from segjax.data.label_table import LabelTable
+from segjax.data.pixels import RGB
 from segjax.data.refining import Refined, TwoStage
 from segjax.errors import ConfigError, DataError
 from segjax.inference import composed, export_run, images, networks, predictor, segment
@@ -333,7 +334,7 @@ def test_masks_hold_the_values_of_the_run_s_masks_and_earlier_results_class_ids(
     for name, pixels, origin in (("theirs", raw, None), ("ours", ids, images._origin())):
         (tmp_path / name).mkdir()
         Image.fromarray(pixels).save(tmp_path / name / "image.png", pnginfo=origin)
-        found = find_masks(tmp_path / name, table).beside(tmp_path / "image.png", "image", ())
+        found = find_masks(tmp_path / name, table).beside(tmp_path / "image.png", "image", RGB)
         np.testing.assert_array_equal(found.example["label"], ids)
 
 

@@ -72,7 +72,7 @@ class Plain(nn.Module):
 PLAIN, BUILD = ("mobilenet_v2", "unet"), models.build
 
 
-def build(config, num_classes, axis_name=None):
+def build(config, num_classes, axis_name=None, channels=3):
     """`Plain` in place of the first family."""
     is_plain = (config.encoder, config.name) == PLAIN
     return Plain(num_classes) if is_plain else BUILD(config, num_classes, axis_name)
