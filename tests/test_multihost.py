@@ -151,9 +151,10 @@ def test_processes_with_other_numbers_of_devices_are_told_so(tmp_path):
     start.port = free_port()
     processes = [start(tmp_path / "run", "jit", 2, i, devices=i + 1) for i in range(2)]
     assert all(process.wait(timeout=120) for process in processes)
-    for i in range(2):
-        log = Path(f"{tmp_path}/run_{i}.log").read_text()
-        assert "ConfigError: the processes have [1, 2] devices; give all of them as many" in log
+    logs = [Path(f"{tmp_path}/run_{i}.log").read_text() for i in range(2)]
+    # JAX's coordination service ends the others when one stops, perhaps before they say why.
+    message = "ConfigError: the processes have [1, 2] devices; give all of them as many"
+    assert any(message in log for log in logs)
 
 
 def test_a_work_directory_in_use_stops_all_processes(tmp_path):
