@@ -277,7 +277,8 @@ def signal(count, dtype, scale, seed):
         label = np.zeros((32, 32), np.uint8)
         top, left = rng.integers(0, 16, 2)
         label[top : top + 16, left : left + 16] = 1
-        image = 30_000 + rng.normal(0, 15, (32, 32, 1)) + 120 * label[..., None]
+        # Of 8 bits both would be 117.
+        image = 30_130 + rng.normal(0, 15, (32, 32, 1)) + 120 * label[..., None]
         image = image.repeat(4, 2)
         image[0, 0] = 0
         image[-1, -1] = 65535
@@ -298,7 +299,11 @@ def tiny(tiny_config, root, epochs):
 
 @pytest.mark.parametrize(
     ("dtype", "scale", "low", "high"),
-    [(np.uint16, 1, 0.95, 1), pytest.param(np.uint8, 257, 0, 0.6, marks=pytest.mark.slow)],
+    [
+        (np.uint16, 1, 0.95, 1),
+        # Where the squares mostly lie is all that is left to learn.
+        pytest.param(np.uint8, 257, 0, 0.8, marks=pytest.mark.slow),
+    ],
     ids=["16", "8"],
 )
 def test_sixteen_bits_keep_a_signal_that_eight_do_not(
